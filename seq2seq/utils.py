@@ -1,0 +1,40 @@
+"""The few helpers that have no other room: the user's error, the command line's exit, precision, seeds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Literal
+
+
+class UserError(Exception):
+    """A user's mistake in one line: what is wrong, where (file:line, flag), what to do instead."""
+
+
+def command(main: Callable[[], None]) -> int:
+    """Run a command's `main`; a UserError becomes one line on standard error and exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; add --resume to go on from checkpoints/last.ckpt", file=sys.stderr)
+        return 130
+    return 0
+
+
+def has_bf16_units() -> bool:
+    """Whether the training device multiplies bfloat16 matrices in hardware (AMX, AVX512-BF16 or a GPU)."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def resolve_precision(choice: Literal["auto", "32", "bf16"]) -> Literal["32", "bf16"]:
+    """`auto` becomes bf16 where the processor has units for it, else 32."""
+    if choice != "auto":
+        return choice
+    return "bf16" if has_bf16_units() else "32"
