@@ -1,0 +1,214 @@
+"""How a prefix enters attention: one softmax over [prefix; own keys], in any model with pluggable attention.
+
+            keys   [ k_1 … k_P | K_1 … K_S ]        P prefix columns, always visible, no position of their own
+    query t  ·         ↓ one softmax ↓
+           values  [ v_1 … v_P | V_1 … V_S ]
+
+The prefix travels as a keyword argument down to each attention call and is looked up there by module. So it survives
+gradient checkpointing (which drops caches but replays arguments), reaches BART's encoder (which never sees a cache),
+and is never copied into, or reordered with, the key/value cache.
+
+Shapes: B batch, H key/value heads, P prefix length, T queries, S own keys, D head width.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import eager_mask, sdpa_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from seq2seq.utils import UserError
+
+KEYWORD = "prefix_key_values"  # the keyword argument under which the prefix travels
+
+
+@dataclass(frozen=True)
+class Site:
+    """One kind of attention: its modules from the first layer to the last, and their shape."""
+
+    name: str  # "encoder", "decoder" or "cross"
+    modules: tuple[nn.Module, ...]
+    heads: int  # key/value heads H
+    head_dim: int  # D
+    width: int  # of the hidden states around it
+
+
+def find_sites(model: PreTrainedModel) -> dict[str, Site]:
+    """The attention sites of a model: encoder, decoder, cross; or decoder alone.
+
+    Raises UserError where the model's layers are not laid out as BART's, GPT-2's or Llama's are.
+    """
+    if model.config.is_encoder_decoder:
+        encoder, decoder = model.get_encoder(), model.get_decoder()
+        config = model.config
+        found = {
+            "encoder": (_attention(encoder, ("self_attn",)), _width(encoder, config)),
+            "decoder": (_attention(decoder, ("self_attn",)), _width(decoder, config)),
+            "cross": (_attention(decoder, ("encoder_attn", "cross_attn")), _width(decoder, config)),
+        }
+    else:
+        found = {
+            "decoder": (_attention(model.base_model, ("attn", "self_attn", "attention")), model.config.hidden_size)
+        }
+    sites = {}
+    for name, (modules, width) in found.items():
+        if not modules or not all(hasattr(m, "head_dim") for m in modules):
+            raise UserError(
+                f"{type(model).__name__}: no {name} attention found that a prefix can enter; "
+                "use a model of BART's, GPT-2's or Llama's layout"
+            )
+        first: Any = modules[0]
+        heads = getattr(first, "num_heads", None) or first.config.num_key_value_heads
+        sites[name] = Site(name, tuple(modules), heads, first.head_dim, width)
+    return sites
+
+
+def _attention(stack: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
+    layers = getattr(stack, "h", None) or getattr(stack, "layers", None) or []
+    return [getattr(layer, name) for layer in layers for name in names if hasattr(layer, name)]
+
+
+def _width(stack: nn.Module, config: Any) -> int:
+    return getattr(stack, "config", config).hidden_size
+
+
+class LivePrefix:
+    """The prefix of one forward or one generation: (key, value) per attention module, each (H, P, D).
+
+    dropout: share of entries zeroed, drawn anew for each example and module; 0 outside training.
+    """
+
+    def __init__(self, key_values: dict[nn.Module, tuple[Tensor, Tensor]], dropout: float) -> None:
+        self.key_values, self.dropout = key_values, dropout
+        self.reached: set[nn.Module] = set()
+
+    def take(self, module: nn.Module, batch: int, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        """Key and value for `module`, each (B, H, P, D), or None where it has no prefix."""
+        if module not in self.key_values:
+            return None
+        self.reached.add(module)
+        key, value = (x.to(dtype).unsqueeze(0).expand(batch, -1, -1, -1) for x in self.key_values[module])
+        if self.dropout > 0.0:
+            key, value = (torch.nn.functional.dropout(x, self.dropout) for x in (key, value))
+        return key, value
+
+    def check_reached(self, sites: Iterable[Site]) -> None:
+        """Raise RuntimeError if a whole site never saw its prefix: the model does not hand arguments down to it."""
+        for site in sites:
+            if site.modules[0] in self.key_values and not self.reached.intersection(site.modules):
+                raise RuntimeError(
+                    f"the prefix did not reach the {site.name} attention; this model drops keyword arguments"
+                )
+
+
+def _attend_with_prefix(attend: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap an attention function: a prefix that came along for this module goes in front of keys, values and mask."""
+
+    def attention(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        live: LivePrefix | None = kwargs.pop(KEYWORD, None)
+        prefix = live.take(module, key.shape[0], key.dtype) if live is not None else None
+        if prefix is None:
+            return attend(module, query, key, value, attention_mask, **kwargs)
+        is_causal = kwargs.pop("is_causal", None)
+        if attention_mask is None and (module.is_causal if is_causal is None else is_causal) and query.shape[2] > 1:
+            attention_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=key.device).tril()[
+                None, None
+            ]
+        if attention_mask is not None:
+            visible = True if attention_mask.dtype == torch.bool else 0.0
+            attention_mask = nn.functional.pad(attention_mask, (prefix[0].shape[2], 0), value=visible)
+        key, value = torch.cat((prefix[0], key), dim=2), torch.cat((prefix[1], value), dim=2)
+        return attend(module, query, key, value, attention_mask, is_causal=False, **kwargs)
+
+    return attention
+
+
+def _eager(module: nn.Module, *args: Any, is_causal: bool | None = None, **kwargs: Any) -> Any:
+    """The model's own eager attention (each modeling file has one); its additive mask is already causal."""
+    return sys.modules[type(module).__module__].eager_attention_forward(module, *args, **kwargs)  # type: ignore[attr-defined]
+
+
+# The mask function must be registered under the same name: without it transformers builds no mask and padding is seen.
+AttentionInterface.register("prefix_sdpa", _attend_with_prefix(sdpa_attention_forward))
+AttentionMaskInterface.register("prefix_sdpa", sdpa_mask)
+AttentionInterface.register("prefix_eager", _attend_with_prefix(_eager))
+AttentionMaskInterface.register("prefix_eager", eager_mask)
+
+
+def enable_prefix(model: PreTrainedModel) -> None:
+    """Switch a model's attention to the form that looks for a prefix; without one it computes what it always did.
+
+    Raises UserError for attention implementations other than sdpa and eager.
+    """
+    current = model.config._attn_implementation
+    if current in ("prefix_sdpa", "prefix_eager"):
+        return
+    if current not in ("sdpa", "eager"):
+        raise UserError(f"attention implementation {current!r} cannot hold a prefix; load the base with sdpa or eager")
+    if getattr(model.config, "reorder_and_upcast_attn", False):
+        raise UserError("reorder_and_upcast_attn computes attention outside the pluggable function; set it to False")
+    model.set_attn_implementation(f"prefix_{current}")
+
+
+def disable_prefix(model: PreTrainedModel) -> None:
+    """Give the model its stock attention back."""
+    current = model.config._attn_implementation
+    if current.startswith("prefix_"):
+        model.set_attn_implementation(current.removeprefix("prefix_"))
+
+
+@contextmanager
+def inject(model: PreTrainedModel, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[None]:
+    """While open, `change` rewrites the keyword arguments of every forward of the model and of its encoder.
+
+    For `generate`, which refuses keyword arguments it does not know and calls the encoder by itself.
+    """
+    entries = [model] + ([model.get_encoder()] if model.config.is_encoder_decoder else [])
+    hooks = [
+        m.register_forward_pre_hook(lambda _, args, kwargs: (args, change(kwargs)), with_kwargs=True) for m in entries
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def checkpoint_in_eval_mode(model: PreTrainedModel) -> Iterator[bool]:
+    """While open, layers in eval mode checkpoint too, though transformers' checkpoint only while training.
+
+    They compute as in eval mode: their dropouts stay off. Yields whether there are such layers.
+    """
+    layers: list[Any] = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing and not layer.training
+    ]
+    stock = [layer._gradient_checkpointing_func for layer in layers]
+    for layer, checkpoint in zip(layers, stock, strict=True):
+        layer.training, layer._gradient_checkpointing_func = True, partial(_checkpoint_in_eval_mode, layer, checkpoint)
+    try:
+        yield bool(layers)
+    finally:
+        for layer, checkpoint in zip(layers, stock, strict=True):
+            layer.training, layer._gradient_checkpointing_func = False, checkpoint
+
+
+def _checkpoint_in_eval_mode(
+    layer: nn.Module, checkpoint: Callable[..., Any], forward: Callable[..., Any], *inputs: Any
+) -> Any:
+    layer.training = False  # what the layer's own forward sees, now and in the backward's replay
+    return checkpoint(forward, *inputs)

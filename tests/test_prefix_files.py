@@ -1,0 +1,227 @@
+"""A prefix on disk comes back as it was, onto the base it was trained on; the authors' checkpoints are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from seq2seq.prefixTuning import ORIGINAL, PrefixTuning
+from seq2seq.utils import UserError
+
+FORMS = {"mlp": {}, "deep": {"deep": True}, "flat": {"mid_dim": 0}, "collapsed": {"deep": True}}
+P = 4
+
+
+def saved(folder: Path, family: str = "bart", form: str = "mlp") -> PrefixTuning:
+    """A prefix that was saved into a folder."""
+    prefix = tiny.prefixed(family, **FORMS[form])
+    if form == "collapsed":
+        prefix.collapse()
+    prefix.save_pretrained(folder)
+    return prefix
+
+
+# -- save_pretrained, from_pretrained ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("family", ["bart", "gpt2", "llama"])
+def test_a_prefix_comes_back_bit_for_bit(family: str, form: str, tmp_path: Path) -> None:
+    prefix = saved(tmp_path, family, form)
+    back = PrefixTuning.from_pretrained(tmp_path, tiny.base(family)).eval()
+    assert back.prefix.state_dict().keys() == prefix.prefix.state_dict().keys()
+    assert (back.mid_dim, back.deep, back.preseqlen) == (prefix.mid_dim, prefix.deep, P)
+    assert torch.equal(back(**tiny.batch(family)).logits, prefix(**tiny.batch(family)).logits)
+
+
+def test_every_option_comes_back(tmp_path: Path) -> None:
+    options = {"sites": ("cross", "encoder"), "dropout": 0.25, "base_dropout": False, "mid_dim": 6, "deep": True}
+    tiny.prefixed("bart", **options).save_pretrained(tmp_path / "bart")
+    back = PrefixTuning.from_pretrained(tmp_path / "bart", tiny.base("bart"))
+    assert [getattr(back, name) for name in ("dropout", "base_dropout", "mid_dim", "deep")] == [0.25, False, 6, True]
+    assert set(back.sites) == {"cross", "encoder"}
+    tiny.prefixed("gpt2", shift_positions=False).save_pretrained(tmp_path / "gpt2")
+    assert not PrefixTuning.from_pretrained(tmp_path / "gpt2", tiny.base("gpt2")).shift_positions
+
+
+def test_the_file_holds_the_prefix_alone_and_collapsed_only_keys_and_values(tmp_path: Path) -> None:
+    prefix = saved(tmp_path, form="collapsed")
+    weights = load_file(tmp_path / "prefix.safetensors")
+    assert weights.keys() == {f"{site}.key_values" for site in ("encoder", "decoder", "cross")}
+    assert sum(value.numel() for value in weights.values()) == prefix.num_prefix_parameters()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["prefix.safetensors", "prefix_config.json"]
+
+
+def test_saving_again_replaces_what_was_there(tmp_path: Path) -> None:
+    prefix = saved(tmp_path)
+    logits = prefix(**tiny.batch("bart")).logits
+    prefix.collapse().save_pretrained(tmp_path)
+    back = PrefixTuning.from_pretrained(tmp_path, tiny.base("bart")).eval()
+    assert back.mid_dim == 0
+    assert torch.equal(back(**tiny.batch("bart")).logits, logits)
+
+
+def test_a_bf16_copy_is_the_same_base(tmp_path: Path) -> None:
+    prefix = tiny.prefixed("bart", dtype=torch.float32)
+    prefix.save_pretrained(tmp_path)
+    back = PrefixTuning.from_pretrained(tmp_path, tiny.base("bart", dtype=torch.bfloat16)).eval()
+    assert {p.dtype for p in back.prefix.parameters()} == {torch.float32}
+    rough, exact = (p(**tiny.batch("bart")).logits.float() for p in (back, prefix))
+    assert (rough - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+def other_weights(model: nn.Module) -> None:
+    model.model.decoder.layers[0].fc1.weight.data.mul_(1.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "edit", "named"),
+    [
+        ({"encoder_layers": 3}, None, "num_hidden_layers 2 there, 3 here"),
+        ({"d_model": 16}, None, "hidden_size 32 there, 16 here"),
+        ({"vocab_size": 61}, None, "vocab_size 60 there, 61 here"),
+        ({}, other_weights, "fingerprint [0-9a-f]{16} there, [0-9a-f]{16} here"),
+    ],
+)
+def test_another_base_is_an_error_that_names_the_difference(
+    changes: dict[str, int], edit: Callable[[nn.Module], None] | None, named: str, tmp_path: Path
+) -> None:
+    saved(tmp_path)
+    other = tiny.base("bart", **changes)
+    if edit is not None:
+        edit(other)
+    with pytest.raises(UserError, match=f"another base .*{named}"):
+        PrefixTuning.from_pretrained(tmp_path, other)
+
+
+def test_a_prefix_of_another_family_is_an_error(tmp_path: Path) -> None:
+    saved(tmp_path, "gpt2")
+    with pytest.raises(UserError, match="model_type gpt2 there, bart here"):
+        PrefixTuning.from_pretrained(tmp_path, tiny.base("bart"))
+
+
+@pytest.mark.parametrize("name", ["prefix.safetensors", "prefix_config.json"])
+def test_a_missing_file_is_an_error_that_names_it(name: str, tmp_path: Path) -> None:
+    saved(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=f"no {name}"):
+        PrefixTuning.from_pretrained(tmp_path, tiny.base("bart"))
+    with pytest.raises(UserError, match="nowhere: no prefix"):
+        PrefixTuning.from_pretrained(tmp_path / "nowhere", tiny.base("bart"))
+
+
+@pytest.mark.parametrize("name", ["prefix.safetensors", "prefix_config.json"])
+def test_a_damaged_file_is_an_error_that_names_it(name: str, tmp_path: Path) -> None:
+    saved(tmp_path)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=name):
+        PrefixTuning.from_pretrained(tmp_path, tiny.base("bart"))
+
+
+def test_weights_and_configuration_that_do_not_belong_together_are_an_error(tmp_path: Path) -> None:
+    saved(tmp_path)
+    config = json.loads((tmp_path / "prefix_config.json").read_text())
+    (tmp_path / "prefix_config.json").write_text(json.dumps({**config, "preseqlen": 5}))
+    with pytest.raises(UserError, match="prefix.safetensors"):
+        PrefixTuning.from_pretrained(tmp_path, tiny.base("bart"))
+
+
+# -- load_original ----------------------------------------------------------------------------------------------------
+
+
+def original(prefix: PrefixTuning, deep: bool = False) -> dict[str, Tensor]:
+    """A checkpoint of the authors' form: an embedding and an MLP for each of the prefix's sites."""
+    state = {}
+    for name, site in prefix.sites.items():
+        embedding, mlp = ORIGINAL[name]
+        middle = [nn.Linear(8, 8), nn.Tanh()] if deep else []
+        layers = nn.Sequential(nn.Linear(32, 8), nn.Tanh(), *middle, nn.Linear(8, 2 * len(site.modules) * 32))
+        state[f"{embedding}.weight"] = torch.randn(P, 32, dtype=torch.float64)
+        state.update({f"{mlp}.{key}": value.detach().double() for key, value in layers.state_dict().items()})
+    return state
+
+
+def authors_keys_and_values(numbers: Tensor, layers: int, heads: int) -> list[tuple[Tensor, Tensor]]:
+    """The authors' own reading of P × 2L·H·D numbers as each layer's (key, value), each (H, P, D)."""
+    past = numbers.view(1, P, 2 * layers, heads, 32 // heads).permute([2, 0, 3, 1, 4]).split(2)
+    return [(pair[0, 0], pair[1, 0]) for pair in past]
+
+
+def check_equal(ours: list[tuple[Tensor, Tensor]], theirs: list[tuple[Tensor, Tensor]]) -> None:
+    assert len(ours) == len(theirs)
+    for our_pair, their_pair in zip(ours, theirs, strict=True):
+        for our, their in zip(our_pair, their_pair, strict=True):
+            torch.testing.assert_close(our, their, atol=1e-12, rtol=0.0)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("start", ["", "model.", "module.model."])
+def test_the_authors_mlp_gives_the_authors_keys_and_values(start: str, deep: bool) -> None:
+    prefix = tiny.prefixed("bart", deep=deep)
+    state = original(prefix, deep)
+    prefix.load_original({start + name: value for name, value in state.items()})
+    for name, site in prefix.sites.items():
+        embedding, mlp = ORIGINAL[name]
+        hidden = state[f"{embedding}.weight"]
+        steps = ("0", "2", "4") if deep else ("0", "2")
+        for number in steps:
+            hidden = hidden @ state[f"{mlp}.{number}.weight"].T + state[f"{mlp}.{number}.bias"]
+            hidden = hidden if number == steps[-1] else hidden.tanh()
+        expected = authors_keys_and_values(hidden, len(site.modules), site.heads)
+        check_equal(prefix.past_key_values()[name], expected)
+
+
+def test_the_authors_flat_prefix_in_one_row() -> None:
+    prefix = tiny.prefixed("gpt2", mid_dim=0)
+    numbers = torch.randn(P * 2 * 2 * 32, dtype=torch.float64)
+    prefix.load_original({"control_trans": numbers})
+    check_equal(prefix.past_key_values()["decoder"], authors_keys_and_values(numbers, layers=2, heads=4))
+
+
+def test_the_authors_flat_prefix_from_words() -> None:
+    prefix = tiny.prefixed("gpt2", mid_dim=0)
+    computed = [torch.randn(2, 1, 4, P, 8, dtype=torch.float64) for _ in range(2)]  # (key, value) of each layer
+    prefix.load_original({"control_trans": torch.cat(computed)})
+    check_equal(prefix.past_key_values()["decoder"], [(pair[0, 0], pair[1, 0]) for pair in computed])
+
+
+@pytest.mark.parametrize("missing", ["wte_enc.weight", "control_trans2.2.bias"])
+def test_a_missing_name_is_an_error_and_nothing_is_loaded(missing: str) -> None:
+    prefix = tiny.prefixed("bart")
+    before = {name: value.clone() for name, value in prefix.prefix.state_dict().items()}
+    state = original(prefix)
+    del state[missing]
+    with pytest.raises(UserError, match=f"no {missing}"):
+        prefix.load_original(state)
+    assert all(torch.equal(value, before[name]) for name, value in prefix.prefix.state_dict().items())
+
+
+def test_another_shape_is_an_error_that_names_both_and_nothing_is_loaded() -> None:
+    prefix = tiny.prefixed("bart")
+    before = {name: value.clone() for name, value in prefix.prefix.state_dict().items()}
+    state = original(prefix)
+    state["wte2.weight"] = torch.zeros(7, 32)
+    with pytest.raises(UserError, match=r"cross embedding.*\(7, 32\).*\(4, 32\)"):
+        prefix.load_original(state)
+    assert all(torch.equal(value, before[name]) for name, value in prefix.prefix.state_dict().items())
+    with pytest.raises(UserError, match=r"mlp\.2\.weight.*\(8, 8\).*\(128, 8\)"):
+        prefix.load_original(original(prefix, deep=True))
+
+
+@pytest.mark.parametrize("shape", [(99,), (4, 1, 4, 5, 8), (4, 1, P, 8, 4), (2, 1, 4, P, 16)])
+def test_a_flat_prefix_of_another_shape_is_an_error(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="control_trans.*checkpoint"):
+        tiny.prefixed("gpt2", mid_dim=0).load_original({"control_trans": torch.zeros(shape)})
+
+
+def test_a_flat_checkpoint_for_an_mlp_prefix_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"no control_trans\.0\.weight"):
+        tiny.prefixed("gpt2").load_original({"control_trans": torch.zeros(P * 2 * 2 * 32)})
