@@ -1,0 +1,370 @@
+"""What a task is: where its records lie, how a record reads as source and target, its limits, search and scores.
+
+    name or folder --task_for--> Task --load_records--> Records (source, references, part)
+
+A new task is one more entry of TASKS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
+from typing import Literal, NamedTuple
+
+from seq2seq.readers import (
+    Fields,
+    Row,
+    Split,
+    find_split,
+    is_saved_dataset,
+    numbered,
+    read_aligned,
+    read_table,
+    rows_of,
+    saved_records,
+)
+from seq2seq.utils import UserError
+
+CARRIED = Path(__file__).parent / "carried"
+PLACES_SHOWN = 5  # places of skipped records that a report names before "..."
+
+
+@dataclass(frozen=True)
+class Search:
+    """Beam search: the fields of transformers' `generate`, under its names."""
+
+    num_beams: int
+    """Hypotheses kept at each step."""
+    min_length: int
+    """Shortest output, tokens, the start token and </s> counted."""
+    max_length: int
+    """Longest output, tokens, the start token and </s> counted."""
+    length_penalty: float
+    """Exponent of the length by which a hypothesis' log-probability is divided; above 0 favours long ones."""
+    no_repeat_ngram_size: int
+    """No n tokens in a row occur twice in one output; 0 = no such ban."""
+    early_stopping: bool
+    """Stop as soon as num_beams hypotheses have ended."""
+
+    def __post_init__(self) -> None:
+        if self.num_beams < 1:
+            raise UserError(f"--num_beams {self.num_beams}: at least 1 (1 = greedy)")
+        if self.min_length > self.max_length:
+            raise UserError(f"--min_length {self.min_length} is above --max_length {self.max_length}; lower the first")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task; lengths are tokens with the tokenizer's special tokens."""
+
+    name: str
+    kind: Literal["summarization", "translation"]
+    max_source_length: int
+    max_target_length: int
+    """Training targets are cut here."""
+    val_max_target_length: int
+    test_max_target_length: int
+    search: Search
+    metrics: tuple[str, ...]
+    """Names in `seq2seq/metrics.py`: rouge1, rouge2, rougeL, rougeLsum, bleu, chrf."""
+    best_metric: str
+    """The score that chooses the best checkpoint."""
+    source_field: str = "source"
+    """Field of a json, csv, parquet or hub record; a dot steps into a nested record."""
+    target_field: str = "target"
+    hub: str | None = None
+    """Hub data set; None = there is none."""
+    hub_config: str | None = None
+    hub_splits: Mapping[Split, str] = field(
+        default_factory=lambda: {"train": "train", "val": "validation", "test": "test"}
+    )
+    carried: str | None = None
+    """Folder of records inside the package."""
+    carried_test: tuple[str, ...] = ()
+    """Further files of that folder which belong to its test split."""
+    source_lang: str | None = None
+    """Language code: ending of line files (`train.en`) and name of a record's field."""
+    target_lang: str | None = None
+
+    @property
+    def languages(self) -> tuple[str, str] | None:
+        """(source, target) language codes of a translation task."""
+        return (self.source_lang, self.target_lang) if self.source_lang and self.target_lang else None
+
+
+class Record(NamedTuple):
+    """One source with all its references, in the order in which the data set gives them."""
+
+    source: str
+    references: tuple[str, ...]
+    part: str = ""
+    """Subset that is scored apart, e.g. "generated" and "handwritten", or "seen" and "unseen"."""
+
+
+@dataclass
+class Records:
+    """The records of one split, and an account of what was left out."""
+
+    split: Split
+    items: list[Record] = field(default_factory=list)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+    """Reason -> places, each `file:line`."""
+    notes: list[str] = field(default_factory=list)
+    """Choices made while reading, e.g. which of several test files was taken."""
+
+    def report(self) -> list[str]:
+        """One line a note and a reason: `train: 3 records skipped: empty source (train.source:17, :90, :91)`."""
+        lines = [f"{self.split}: {note}" for note in self.notes]
+        for reason, places in self.skipped.items():
+            records = "1 record" if len(places) == 1 else f"{len(places)} records"
+            lines.append(f"{self.split}: {records} skipped: {reason} ({_places(places)})")
+        return lines
+
+
+ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
+# One-sentence summaries (the XSum paper's recipe), as bart-large's own configuration says.
+SENTENCE_SEARCH = Search(
+    num_beams=6, min_length=11, max_length=62, length_penalty=1.0, no_repeat_ngram_size=3, early_stopping=True
+)
+# A translation is as long as its source asks, and repeats what its source repeats.
+TRANSLATION_SEARCH = Search(
+    num_beams=5, min_length=0, max_length=128, length_penalty=1.0, no_repeat_ngram_size=0, early_stopping=True
+)
+
+SAMPLE = Task(
+    name="sample",
+    kind="summarization",
+    carried="sample",
+    carried_test=("handwritten.jsonl",),
+    # notices of a few sentences and one-sentence summaries: nothing is cut, and a demo stays short
+    max_source_length=256,
+    max_target_length=48,
+    val_max_target_length=48,
+    test_max_target_length=48,
+    search=Search(
+        num_beams=4, min_length=0, max_length=48, length_penalty=1.0, no_repeat_ngram_size=3, early_stopping=True
+    ),
+    metrics=ROUGE,
+    best_metric="rougeL",
+)
+
+XSUM = Task(
+    name="xsum",
+    kind="summarization",
+    hub="EdinburghNLP/xsum",
+    source_field="document",
+    target_field="summary",
+    # the paper's recipe; test targets are cut later than training targets, so that scores see them whole
+    max_source_length=1024,
+    max_target_length=60,
+    val_max_target_length=60,
+    test_max_target_length=100,
+    search=SENTENCE_SEARCH,
+    metrics=ROUGE,
+    best_metric="rougeL",
+)
+
+# The paper's extrapolation splits of XSum (section 6.4) were never put on the hub; the paper halves the source.
+XSUM_NEWS = replace(XSUM, name="xsum_news", hub=None, max_source_length=512)
+
+CNN_DM = replace(
+    XSUM,
+    name="cnn_dm",
+    hub="abisee/cnn_dailymail",
+    hub_config="3.0.0",
+    source_field="article",
+    target_field="highlights",
+    max_source_length=512,
+    max_target_length=56,
+    val_max_target_length=142,
+    test_max_target_length=142,
+    # three or four sentences: the bounds of facebook/bart-large-cnn; with a minimum of 11 the search may stop after one
+    search=replace(SENTENCE_SEARCH, min_length=56, max_length=142),
+    # highlights are one sentence a line, and papers on this data set report ROUGE-L over lines
+    best_metric="rougeLsum",
+)
+
+SCITLDR = replace(
+    XSUM,
+    name="scitldr",
+    hub="allenai/scitldr",
+    hub_config="Abstract",
+    source_field="source",
+    target_field="target",
+    # abstracts have 160 words on average and few reach 512 tokens; summaries are one sentence, as in XSum
+    max_source_length=512,
+)
+
+WMT16_EN_RO = Task(
+    name="wmt16_en_ro",
+    kind="translation",
+    hub="wmt/wmt16",
+    hub_config="ro-en",
+    source_field="translation.en",
+    target_field="translation.ro",
+    source_lang="en",
+    target_lang="ro",
+    # sentences; the usual limit of the translation recipes
+    max_source_length=128,
+    max_target_length=128,
+    val_max_target_length=128,
+    test_max_target_length=128,
+    search=TRANSLATION_SEARCH,
+    metrics=("bleu", "chrf"),
+    best_metric="bleu",
+)
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (SAMPLE, XSUM, XSUM_NEWS, replace(XSUM_NEWS, name="xsum_news_sport"), CNN_DM, SCITLDR, WMT16_EN_RO)
+}
+
+# What a folder without a task is read as: room for a paragraph; the flags narrow it.
+CUSTOM = replace(
+    SAMPLE,
+    name="custom",
+    carried=None,
+    carried_test=(),
+    max_source_length=512,
+    max_target_length=128,
+    val_max_target_length=128,
+    test_max_target_length=128,
+    search=replace(SAMPLE.search, max_length=128),
+)
+CUSTOM_TRANSLATION = replace(WMT16_EN_RO, name="custom", hub=None, hub_config=None)
+
+
+def task_for(name: str | None, data_dir: str | None, source_lang: str | None, target_lang: str | None) -> Task:
+    """The task that the flags --task, --data_dir, --source_lang and --target_lang ask for together.
+
+    Nothing given: the carried `sample`; a folder without a task: `custom`, a translation when both languages are given.
+    Raises UserError for an unknown task and for languages that do not fit.
+    """
+    if (source_lang is None) != (target_lang is None):
+        given, lacking = ("source", "target") if source_lang else ("target", "source")
+        raise UserError(f"--{given}_lang {source_lang or target_lang} without --{lacking}_lang; give both or neither")
+    if source_lang and source_lang == target_lang:
+        raise UserError(f"--source_lang and --target_lang are both {source_lang}; give two languages")
+    if name is not None and name not in TASKS and not (name == CUSTOM.name and data_dir):
+        raise UserError(f"--task {name}: no such task; known are {', '.join(TASKS)}, or give --data_dir without --task")
+
+    if name in TASKS:
+        task = TASKS[name]
+    elif data_dir:
+        task = CUSTOM_TRANSLATION if source_lang else CUSTOM
+    elif source_lang:
+        raise UserError("--source_lang and --target_lang need --data_dir DIR or --task wmt16_en_ro")
+    else:
+        task = SAMPLE
+    return _between(task, source_lang, target_lang, data_dir) if source_lang and target_lang else task
+
+
+def load_records(task: Task, data_dir: str | None, split: Split) -> Records:
+    """The records of one split, from `data_dir`, else from the package, else from the hub.
+
+    A record without a source or without any reference is skipped and counted; empty references are dropped. Raises
+    UserError for input that cannot be read, and for a split in which no record is left.
+    """
+    records = Records(split)
+    if data_dir:
+        folder = Path(data_dir).expanduser()
+    elif task.carried:
+        folder = CARRIED / task.carried
+    else:
+        return _filled(records, rows_of(_hub_records(task, split), _fields(task)), f"--task {task.name}")
+    if not folder.is_dir():
+        what = "a file; give the folder that holds it" if folder.exists() else "no such directory; check the path"
+        raise UserError(f"--data_dir {folder}: {what}")
+    if is_saved_dataset(folder):
+        return _filled(records, rows_of(saved_records(folder, split), _fields(task)), f"--data_dir {folder}")
+
+    files = find_split(folder, split, task.languages, (task.hub_config,) if task.hub_config else ())
+    records.notes.extend(files.notes)
+    further = [folder / name for name in task.carried_test] if split == "test" and not data_dir else []
+    return _filled(records, _file_rows(task, files.paths, files.aligned, further), str(files.paths[0]))
+
+
+def _between(task: Task, source_lang: str, target_lang: str, data_dir: str | None) -> Task:
+    """A translation task between the two languages."""
+    if task.kind != "translation":
+        raise UserError(f"--task {task.name} is {task.kind}; leave out --source_lang and --target_lang")
+    if not data_dir and {source_lang, target_lang} != {task.source_lang, task.target_lang}:
+        raise UserError(
+            f"--task {task.name} holds {task.source_lang} and {task.target_lang}, not {source_lang} and {target_lang}; "
+            "give --data_dir DIR with those languages"
+        )
+    return replace(
+        task,
+        source_lang=source_lang,
+        target_lang=target_lang,
+        source_field=f"translation.{source_lang}",
+        target_field=f"translation.{target_lang}",
+    )
+
+
+def _fields(task: Task) -> Fields:
+    return Fields(task.source_field, task.target_field)
+
+
+def _file_rows(task: Task, paths: tuple[Path, ...], aligned: bool, further: list[Path]) -> Iterator[Row]:
+    if aligned:
+        yield from read_aligned(*paths)
+    else:
+        for path in (*paths, *further):
+            yield from read_table(path, _fields(task))
+
+
+def _hub_records(task: Task, split: Split) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """(place, record) pairs of one split of the task's hub data set, downloaded once into the hub's cache."""
+    if task.hub is None:
+        raise UserError(
+            f"--task {task.name}: no hub data set holds it; pass --data_dir DIR with "
+            "{train,val,test}.{source,target} or .jsonl files"
+        )
+    import datasets  # slow to import, and needed for few inputs
+
+    hub_split = task.hub_splits[split]
+    try:
+        try:
+            loaded = datasets.load_dataset(task.hub, task.hub_config, split=hub_split)
+        except RuntimeError:
+            # The data set still lies on the hub as a loading script, which `datasets` no longer runs: read the copy in
+            # parquet which the hub makes of every such data set.
+            files = f"{task.hub_config or 'default'}/{hub_split}/*.parquet"
+            loaded = datasets.load_dataset(
+                task.hub, data_files={hub_split: files}, revision="refs/convert/parquet", split=hub_split
+            )
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"--task {task.name}: the hub data set {task.hub} cannot be loaded ({reason}); connect to the hub or pass "
+            "--data_dir DIR with its files"
+        ) from error
+    return numbered(loaded, f"{task.name}[{hub_split}]")
+
+
+def _filled(records: Records, rows: Iterable[Row], where: str) -> Records:
+    """`records` with the rows that have a source and a reference, and with the places of those that have not."""
+    for row in rows:
+        references = tuple(text for text in row.targets if text.strip())
+        if row.source.strip() and references:
+            records.items.append(Record(row.source, references, row.part))
+        else:
+            reason = "empty target" if row.source.strip() else "empty source"
+            records.skipped.setdefault(reason, []).append(PurePath(row.place).name)
+    if not records.items:
+        account = "".join(f" ({line})" for line in records.report())
+        raise UserError(f"{where}: no {records.split} record has a source and a target{account}; pass other data")
+    return records
+
+
+def _places(places: list[str]) -> str:
+    """The first few places, the file named once: `train.source:17, :90, ...`."""
+    shown, last = [], ""
+    for place in places[:PLACES_SHOWN]:
+        name, _, line = place.rpartition(":")
+        shown.append(f":{line}" if name == last else place)
+        last = name
+    return ", ".join(shown + ["..."] * (len(places) > PLACES_SHOWN))

@@ -1,0 +1,55 @@
+"""What several tests share: a tokenizer of BART's form, trained on a few sentences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+SENTENCES = [
+    "The library on Mill Street opens at nine and closes at six.",
+    "A burst pipe flooded the cellar of the town hall on Monday night.",
+    "Volunteers planted forty trees along the river before the rain came.",
+    "The ferry to the island was cancelled because of strong wind.",
+    "Tickets for the spring concert are sold at the bakery near the station.",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE that writes `<s> text </s>`; ids <s> 0, <pad> 1, </s> 2, <unk> 3, <mask> last."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(SENTENCES, trainer)
+    backend.add_special_tokens(["<mask>"])
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+    )
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory, tiny_tokenizer) -> dict[str, Any]:
+    """Options of a run that takes a second: a tiny base, five-sentence records, a token cache of its own."""
+    from small_runs import FLAGS, write_base, write_data
+
+    place = tmp_path_factory.mktemp("small")
+    base, data = write_base(place / "base", tiny_tokenizer), write_data(place / "data")
+    return {**FLAGS, "model_name_or_path": base, "data_dir": data, "cache_dir": place / "cache"}
