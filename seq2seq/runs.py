@@ -1,0 +1,323 @@
+"""A run directory: what is in it, how it is written and read back.
+
+    config.yaml                what the run was asked to do
+    prefix.safetensors         the kept prefix: keys and values
+    prefix_config.json         its shape and the fingerprint of the base it belongs to
+    model/                     in the prefix's place: the fine-tuned or pretrained model, as save_pretrained writes it
+    tokenizer/                 a pretraining's own tokenizer, while it lasts
+    checkpoints/last.ckpt      what resuming needs, without the frozen base
+    checkpoints/best.ckpt      the same at the best validation score
+    metrics.json               scores with signatures, parameter counts, times
+    metrics.csv, curves.png    the training, step by step
+    generations_<split>.jsonl  one record a line: source, references, generated
+
+A file is replaced as a whole (temporary file, then os.replace) or grown line by line, so that a run that is killed
+at any moment leaves files that can be read.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from seq2seq.utils import UserError
+
+KEPT_PREFIX = ("config.yaml", "prefix.safetensors", "prefix_config.json")
+GENERATION_KEYS = ("source", "references", "generated")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file's text as a whole: a reader, or a kill in between, finds the old text or the new."""
+    partial = path.with_name(f"{path.name}.tmp")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+class Run:
+    """A run directory's files by name, and the reading and writing of them.
+
+    `Run(directory)` looks at nothing; `Run.create` and `Run.open` check what is there.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+
+    @classmethod
+    def create(cls, output_dir: str | Path, *, resume: bool = False, overwrite: bool = False) -> "Run":
+        """Make the directory of a new run, or take up an earlier one.
+
+        `overwrite` removes the files that a run writes and nothing else; call this after everything else that the
+        user asked for has been checked. A lone `config.yaml` (a run that failed before its first step) is no obstacle.
+        Raises UserError as `check` does.
+        """
+        run = cls.check(output_dir, resume=resume, overwrite=overwrite)
+        if overwrite:
+            run._remove()
+        try:
+            run.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make --output_dir {run.directory} ({error.strerror}); give another") from error
+        return run
+
+    @classmethod
+    def check(cls, output_dir: str | Path, *, resume: bool = False, overwrite: bool = False) -> "Run":
+        """Refuse what `create` would refuse, before anything slow is done; nothing is written.
+
+        Raises UserError if the directory already holds a run and neither flag is given, if both are, if there is no
+        checkpoint to resume from, or if the path is a file.
+        """
+        run = cls(output_dir)
+        if resume and overwrite:
+            raise UserError("--resume goes on with a run and --overwrite starts it again; give one of them")
+        if run.directory.exists() and not run.directory.is_dir():
+            raise UserError(f"--output_dir {run.directory} is a file; give a directory")
+        held = [name for name in run._present() if name != "config.yaml"]
+        if resume and not run.last_checkpoint.is_file():
+            again = "put --overwrite in place of --resume" if held else "leave --resume out"
+            raise UserError(f"{run.directory} holds no checkpoints/last.ckpt to resume from; {again} to start")
+        if held and not resume and not overwrite:
+            can_resume = run.last_checkpoint.is_file()
+            found = "checkpoints/last.ckpt" if can_resume else held[0]
+            go_on = "--resume to go on, " if can_resume else ""
+            raise UserError(
+                f"{run.directory} already holds a run ({found}); "
+                f"add {go_on}--overwrite to start again, or another --output_dir"
+            )
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path, needs: Iterable[str] = KEPT_PREFIX) -> "Run":
+        """Open an existing run that holds the files `needs`.
+
+        Raises UserError that says what a run directory holds, what was found and what to type.
+        """
+        run = cls(path)
+        needs = tuple(needs)
+        make_one = f"train one with --output_dir {run.directory}"
+        if not run.directory.is_dir():
+            kind = "is a file, not a run directory" if run.directory.exists() else "does not exist"
+            raise UserError(f"{run.directory} {kind}; give a run directory (it holds {', '.join(needs)}) or {make_one}")
+        missing = [name for name in needs if not (run.directory / name).is_file()]
+        if missing:
+            found = ", ".join(sorted(entry.name for entry in run.directory.iterdir())[:8]) or "nothing"
+            raise UserError(
+                f"{run.directory} is no finished run: {', '.join(missing)} missing (found: {found}); "
+                f"a run directory holds {', '.join(needs)}; give another or {make_one}"
+            )
+        return run
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "config.yaml"
+
+    @property
+    def prefix(self) -> Path:
+        return self.directory / "prefix.safetensors"
+
+    @property
+    def prefix_config(self) -> Path:
+        return self.directory / "prefix_config.json"
+
+    @property
+    def model(self) -> Path:
+        return self.directory / "model"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.directory / "tokenizer"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.directory / "checkpoints"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.directory / "metrics.json"
+
+    @property
+    def metrics_csv(self) -> Path:
+        return self.directory / "metrics.csv"
+
+    @property
+    def curves(self) -> Path:
+        return self.directory / "curves.png"
+
+    def generations(self, split: str) -> Path:
+        """Return the path of a split's generations; ValueError for a name that does not fit in a file name."""
+        if not re.fullmatch(r"[\w-]+", split):
+            raise ValueError(f"a split is named by letters, digits, _ and -, got {split!r}")
+        return self.directory / f"generations_{split}.jsonl"
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the run's options as YAML, in their order; TypeError for a value that YAML cannot hold plainly."""
+        plain = _plain(config, self.config.name)
+        write_atomically(self.config, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+    def read_config(self) -> dict[str, Any]:
+        """Read the run's options; UserError if there are none or the YAML is broken."""
+        if not self.config.is_file():
+            raise UserError(f"{self.config} is missing; give a directory that a training run has written")
+        try:
+            config = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise UserError(f"{self.config}:{line}: broken YAML ({error.problem}); correct the line") from error
+        if not isinstance(config, dict):
+            raise UserError(f"{self.config}:1: holds no `option: value` lines; correct it or train again")
+        return config
+
+    def refuse_other_config(self, config: Mapping[str, Any], may_change: Iterable[str]) -> None:
+        """Raise UserError if the run was made with other options than `config`, those of `may_change` aside."""
+        old, new = self.read_config(), _plain(config, self.config.name)
+        for name in sorted(old.keys() & new.keys() - set(may_change)):
+            if old[name] != new[name]:
+                raise UserError(
+                    f"{self.config}: the run was started with {name} {old[name]}, not {new[name]}; resume it with that, "
+                    "or start another with --output_dir"
+                )
+
+    def update_metrics(self, metrics: Mapping[str, Any], drop: Callable[[str], bool] = lambda name: False) -> None:
+        """Merge values into metrics.json, dictionaries key by key; a float that is not finite is written as null.
+
+        drop: says of a name that is there whether its old value is taken away first.
+        """
+        old = {name: value for name, value in self.read_metrics().items() if not drop(name)}
+        merged = _merge(old, _plain(metrics, self.metrics.name, finite=True))
+        write_atomically(self.metrics, json.dumps(merged, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def read_metrics(self) -> dict[str, Any]:
+        """Read metrics.json, empty if nothing has been written yet; UserError with file:line if it is broken."""
+        if not self.metrics.is_file():
+            return {}
+        try:
+            metrics = json.loads(self.metrics.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            where = f"{self.metrics}:{error.lineno}"
+            raise UserError(f"{where}: broken JSON ({error.msg}); correct or delete it") from error
+        if not isinstance(metrics, dict):
+            raise UserError(f"{self.metrics}:1: holds no JSON object; correct or delete it")
+        return metrics
+
+    def append_generations(self, split: str, records: Iterable[Mapping[str, Any]]) -> int:
+        """Append records (`source`, `references`, `generated`, by choice `part`) as they come; return how many.
+
+        Each line is flushed, so that an interruption costs one record at most; a line that an earlier interruption
+        has cut is removed first. Raises ValueError for a record that lacks one of the three keys.
+        """
+        path = self.generations(split)
+        _mend_last_line(path)
+        count = 0
+        with path.open("a", encoding="utf-8", buffering=1) as file:
+            for record in records:
+                missing = [key for key in GENERATION_KEYS if key not in record]
+                if missing:
+                    raise ValueError(f"record {count} for {path.name} lacks {', '.join(missing)}; has {list(record)}")
+                file.write(json.dumps(_plain(record, path.name, finite=True), ensure_ascii=False) + "\n")
+                count += 1
+        return count
+
+    def read_generations(self, split: str) -> list[dict[str, Any]]:
+        """Read a split's records, empty if there are none; one cut last line (an interrupted write) is left out.
+
+        Raises UserError with file:line for any other line that is not a record.
+        """
+        path = self.generations(split)
+        # Split at the newline byte only: U+2028 and its like may stand inside a text.
+        lines = path.read_bytes().split(b"\n") if path.is_file() else []
+        records = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                if number == len(lines):  # behind the last newline: nothing, or a cut line
+                    break
+                raise UserError(f"{path}:{number}: broken JSON line ({error}); delete it or decode again") from error
+            if not isinstance(record, dict) or any(key not in record for key in GENERATION_KEYS):
+                keys = ", ".join(GENERATION_KEYS)
+                raise UserError(f"{path}:{number}: no record with {keys}; delete the line or decode again")
+            records.append(record)
+        return records
+
+    def remove_generations(self, split: str) -> None:
+        """Delete a split's records, so that decoding starts again from its first."""
+        self.generations(split).unlink(missing_ok=True)
+
+    def _present(self) -> list[str]:
+        """Names of the run's files that exist, the telling ones first."""
+        named = [self.last_checkpoint, self.best_checkpoint, self.prefix, self.prefix_config, self.metrics]
+        named += [self.metrics_csv, self.curves, self.config]
+        paths = [path for path in named if path.is_file()] + sorted(self.directory.glob("generations_*.jsonl"))
+        return [path.relative_to(self.directory).as_posix() for path in paths]
+
+    def _remove(self) -> None:
+        if self.config.is_file():  # else the folders are someone else's
+            for folder in (self.model, self.tokenizer):
+                shutil.rmtree(folder, ignore_errors=True)
+        for name in self._present():
+            (self.directory / name).unlink()
+        # What a kill in the middle of a write leaves behind.
+        for path in (self.last_checkpoint, self.best_checkpoint, self.metrics, self.metrics_csv, self.config):
+            path.with_name(f"{path.name}.tmp").unlink(missing_ok=True)
+
+
+def _plain(value: Any, where: str, *, finite: bool = False) -> Any:
+    """Turn a value into str, int, float, bool, None, list and dict; TypeError that names the place for any other."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    # Subclasses (numpy.float64 is a float, an enum may be a str) are turned into the plain type.
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return None if finite and not math.isfinite(value) else float(value)
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{where}: key {key!r} is {type(key).__name__}; use a string")
+        return {str.__str__(key): _plain(item, f"{where}: {key}", finite=finite) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{where}[{index}]", finite=finite) for index, item in enumerate(value)]
+    # numpy scalars and tensors without dimension, told by their shape: neither library is needed for that
+    if getattr(value, "shape", None) == ():
+        return _plain(value.item(), where, finite=finite)
+    raise TypeError(f"{where}: cannot store {type(value).__name__}; use a number, a text, a list or a dict of these")
+
+
+def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(old)
+    for key, value in new.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _mend_last_line(path: Path) -> None:
+    """Give the file's last line its newline, or take the line away if an interruption has cut it."""
+    data = path.read_bytes() if path.is_file() else b""
+    if not data or data.endswith(b"\n"):
+        return
+    line = data[data.rfind(b"\n") + 1 :]
+    try:
+        json.loads(line)
+    except ValueError:
+        os.truncate(path, len(data) - len(line))
+    else:
+        with path.open("ab") as file:
+            file.write(b"\n")

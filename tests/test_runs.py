@@ -1,0 +1,230 @@
+"""A run directory keeps what it was given, through interruptions and mistakes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from seq2seq.runs import Run
+from seq2seq.utils import UserError
+
+
+def record(n: int) -> dict:
+    return {"source": f"source {n}", "references": [f"réf\u2028{n}", "other"], "generated": f"text\n{n}", "part": ""}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.create(tmp_path / "run")
+
+
+@pytest.fixture
+def finished(run: Run) -> Run:
+    """A run with all its files and one that is not its own."""
+    run.write_config({"mode": "prefixtune"})
+    run.update_metrics({"train_seconds": 1.5})
+    run.append_generations("test", [record(1)])
+    for path in (run.prefix, run.prefix_config, run.last_checkpoint, run.best_checkpoint, run.metrics_csv, run.curves):
+        path.write_text("x")
+    (run.directory / "notes.txt").write_text("mine")
+    return run
+
+
+def test_a_new_run_gets_its_directory(tmp_path):
+    run = Run.create(tmp_path / "a" / "b")
+    assert run.checkpoints.is_dir()
+    assert Run.create(tmp_path / "a" / "b").directory == run.directory
+
+
+def test_files_have_the_names_that_others_rely_on(tmp_path):
+    run = Run(tmp_path)
+    paths = (run.config, run.prefix, run.prefix_config, run.last_checkpoint, run.best_checkpoint, run.metrics)
+    paths += (run.metrics_csv, run.curves, run.generations("val"))
+    assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
+        "config.yaml",
+        "prefix.safetensors",
+        "prefix_config.json",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+        "metrics.json",
+        "metrics.csv",
+        "curves.png",
+        "generations_val.jsonl",
+    ]
+    with pytest.raises(ValueError, match="test/handwritten"):
+        run.generations("test/handwritten")
+
+
+def test_an_earlier_run_is_not_overwritten_silently(finished):
+    before = {path: path.read_bytes() for path in finished.directory.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"already holds a run \(checkpoints/last.ckpt\); add --resume to go on, --ove"):
+        Run.create(finished.directory)
+    finished.last_checkpoint.unlink()
+    with pytest.raises(UserError, match=r"already holds a run \(checkpoints/best.ckpt\); add --overwrite"):
+        Run.create(finished.directory)
+    assert all(path.read_bytes() == text for path, text in before.items() if path != finished.last_checkpoint)
+
+
+def test_overwriting_removes_the_runs_files_and_no_other(finished):
+    finished.last_checkpoint.with_name("last.ckpt.tmp").write_text("cut")
+    (finished.checkpoints / "epoch3.ckpt").write_text("mine too")
+    Run.create(finished.directory, overwrite=True)
+    left = sorted(path.name for path in finished.directory.rglob("*") if path.is_file())
+    assert left == ["epoch3.ckpt", "notes.txt"]
+
+
+def test_a_run_that_failed_before_its_first_step_is_no_obstacle(run):
+    run.write_config({"mode": "prefixtune"})
+    assert Run.create(run.directory).read_config() == {"mode": "prefixtune"}
+
+
+def test_resuming_keeps_every_file_and_needs_a_checkpoint(finished):
+    assert Run.create(finished.directory, resume=True).read_generations("test") == [record(1)]
+    finished.last_checkpoint.unlink()
+    with pytest.raises(UserError, match="no checkpoints/last.ckpt to resume from; put --overwrite in place of"):
+        Run.create(finished.directory, resume=True)
+    with pytest.raises(UserError, match="leave --resume out"):
+        Run.create(finished.directory / "new", resume=True)
+    with pytest.raises(UserError, match="give one of them"):
+        Run.create(finished.directory, resume=True, overwrite=True)
+
+
+def test_a_file_is_no_output_directory(finished):
+    with pytest.raises(UserError, match="notes.txt is a file; give a directory"):
+        Run.create(finished.directory / "notes.txt")
+    with pytest.raises(UserError, match="cannot make --output_dir"):
+        Run.create(finished.directory / "notes.txt" / "run")
+
+
+def test_opening_says_what_is_missing(finished, tmp_path):
+    assert Run.open(finished.directory).prefix.is_file()
+    with pytest.raises(UserError, match=r"nowhere does not exist; give a run directory \(it holds config.yaml, prefix"):
+        Run.open(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="is a file, not a run directory"):
+        Run.open(finished.metrics)
+    finished.prefix.unlink()
+    with pytest.raises(UserError, match=r"prefix.safetensors missing \(found: checkpoints, config.yaml, curves.png"):
+        Run.open(finished.directory)
+    assert Run.open(finished.directory, needs=["config.yaml"]).read_config() == {"mode": "prefixtune"}
+
+
+def test_options_come_back_as_they_were(run):
+    config = {"learning_rate": 5e-05, "task": "xsum", "seed": None, "data_dir": Path("a/b"), "sites": ("encoder",)}
+    run.write_config(config)
+    assert run.read_config() == config | {"data_dir": "a/b", "sites": ["encoder"]}
+    assert list(run.read_config()) == list(config)
+
+
+def test_broken_options_are_named_with_their_line(run):
+    with pytest.raises(UserError, match="config.yaml is missing"):
+        run.read_config()
+    run.config.write_text("mode: prefixtune\nseed: [1\n")
+    with pytest.raises(UserError, match=r"config.yaml:\d: broken YAML"):
+        run.read_config()
+    run.config.write_text("just text\n")
+    with pytest.raises(UserError, match="config.yaml:1"):
+        run.read_config()
+
+
+def test_metrics_merge_deeply(run):
+    assert run.read_metrics() == {}
+    run.update_metrics({"test": {"rougeL": {"score": 1.0, "n": 2}}, "train_seconds": 3.0})
+    run.update_metrics({"test": {"rougeL": {"score": 4.0}, "bleu": {"score": 5.0}}, "prefix_parameters": 6})
+    assert run.read_metrics() == {
+        "test": {"rougeL": {"score": 4.0, "n": 2}, "bleu": {"score": 5.0}},
+        "train_seconds": 3.0,
+        "prefix_parameters": 6,
+    }
+
+
+def test_a_failed_write_leaves_the_metrics_as_they_were(run, monkeypatch):
+    run.update_metrics({"train_seconds": 3.0})
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seq2seq.runs.os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.update_metrics({"train_seconds": 4.0})
+    assert run.read_metrics() == {"train_seconds": 3.0}
+
+
+def test_only_plain_values_are_written(run):
+    run.update_metrics({"a": np.float32(1.5), "b": np.int64(2), "c": np.float64(3), "d": float("nan"), "e": Path("p")})
+    assert json.loads(run.metrics.read_text()) == {"a": 1.5, "b": 2, "c": 3.0, "d": None, "e": "p"}
+    run.write_config({"learning_rate": np.float64(0.1)})
+    assert yaml.safe_load(run.config.read_text()) == {"learning_rate": 0.1}
+    with pytest.raises(TypeError, match=r"metrics.json: test: scores\[1\]: cannot store ndarray"):
+        run.update_metrics({"test": {"scores": [1, np.zeros(2)]}})
+    with pytest.raises(TypeError, match="key 3 is int; use a string"):
+        run.update_metrics({"val": {3: 1.0}})
+
+
+def test_broken_metrics_are_named_with_their_line(run):
+    run.metrics.write_text('{"a": 1,\n "b": }')
+    with pytest.raises(UserError, match="metrics.json:2: broken JSON"):
+        run.update_metrics({"c": 1})
+
+
+def test_generations_come_back_in_order(run):
+    assert run.read_generations("val") == []
+    assert run.append_generations("val", [record(1), record(2)]) == 2
+    assert run.append_generations("val", (record(n) for n in (3,))) == 1
+    assert run.read_generations("val") == [record(1), record(2), record(3)]
+    run.remove_generations("val")
+    assert run.read_generations("val") == []
+
+
+def test_generations_are_on_disk_as_they_come(run):
+    def decoding():
+        yield record(1)
+        assert run.read_generations("test") == [record(1)]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.append_generations("test", decoding())
+    assert run.read_generations("test") == [record(1)]
+
+
+@pytest.mark.parametrize("kept_bytes", [1, 20, 40, 70])
+def test_an_interrupted_write_costs_one_record(run, kept_bytes):
+    run.append_generations("test", [record(1), record(2)])
+    path = run.generations("test")
+    first, second, _ = path.read_bytes().split(b"\n")
+    path.write_bytes(first + b"\n" + second[:kept_bytes])
+    assert run.read_generations("test") == [record(1)]
+    run.append_generations("test", [record(3)])
+    assert run.read_generations("test") == [record(1), record(3)]
+
+
+def test_a_whole_last_line_without_newline_is_kept(run):
+    run.append_generations("test", [record(1)])
+    path = run.generations("test")
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    run.append_generations("test", [record(2)])
+    assert run.read_generations("test") == [record(1), record(2)]
+
+
+def test_a_broken_line_is_named(run):
+    run.append_generations("test", [record(1)])
+    path = run.generations("test")
+    whole = path.read_text()
+    path.write_text(whole + '{"source": \n' + whole)
+    with pytest.raises(UserError, match=r"generations_test.jsonl:2: broken JSON line"):
+        run.read_generations("test")
+    path.write_text(whole + '{"source": "a"}\n')
+    with pytest.raises(UserError, match=r"generations_test.jsonl:2: no record with source, references, generated"):
+        run.read_generations("test")
+    with pytest.raises(ValueError, match="lacks generated"):
+        run.append_generations("val", [{"source": "a", "references": ["b"]}])
+
+
+def test_neither_torch_nor_lightning_is_needed_to_read_a_run():
+    import subprocess
+    import sys
+
+    code = "import sys, seq2seq.runs, seq2seq.metrics; print({'torch', 'pytorch_lightning', 'nltk'} & set(sys.modules))"
+    root = Path(__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root).stdout == "set()\n"
