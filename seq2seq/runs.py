@@ -39,6 +39,24 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
+def read_options(path: Path) -> dict[str, Any]:
+    """Read a YAML file of `option: value` lines.
+
+    Raises UserError with file:line if it cannot be read, is broken or holds something else.
+    """
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise UserError(f"{path}: cannot be read ({reason}); give a YAML file") from error
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "no YAML"
+        raise UserError(f"{path}:{mark.line + 1 if mark else 1}: broken YAML ({problem}); correct the line") from error
+    if not isinstance(options, dict):
+        raise UserError(f"{path}:1: holds no `option: value` lines; write some")
+    return options
+
+
 class Run:
     """A run directory's files by name, and the reading and writing of them.
 
@@ -171,14 +189,7 @@ class Run:
         """Read the run's options; UserError if there are none or the YAML is broken."""
         if not self.config.is_file():
             raise UserError(f"{self.config} is missing; give a directory that a training run has written")
-        try:
-            config = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 1
-            raise UserError(f"{self.config}:{line}: broken YAML ({error.problem}); correct the line") from error
-        if not isinstance(config, dict):
-            raise UserError(f"{self.config}:1: holds no `option: value` lines; correct it or train again")
-        return config
+        return read_options(self.config)
 
     def refuse_other_config(self, config: Mapping[str, Any], may_change: Iterable[str]) -> None:
         """Raise UserError if the run was made with other options than `config`, those of `may_change` aside."""
@@ -186,8 +197,8 @@ class Run:
         for name in sorted(old.keys() & new.keys() - set(may_change)):
             if old[name] != new[name]:
                 raise UserError(
-                    f"{self.config}: the run was started with {name} {old[name]}, not {new[name]}; resume it with that, "
-                    "or start another with --output_dir"
+                    f"{self.config}: the run was started with {name} {old[name]}, not {new[name]}; "
+                    "resume it with that, or start another with --output_dir"
                 )
 
     def update_metrics(self, metrics: Mapping[str, Any], drop: Callable[[str], bool] = lambda name: False) -> None:
@@ -289,9 +300,13 @@ def _plain(value: Any, where: str, *, finite: bool = False) -> Any:
         return None if finite and not math.isfinite(value) else float(value)
     if isinstance(value, Mapping):
         for key in value:
-            if not isinstance(key, str):
+            # YAML keeps a whole number as a key, JSON would make it a string
+            if not isinstance(key, str) and (finite or type(key) is not int):
                 raise TypeError(f"{where}: key {key!r} is {type(key).__name__}; use a string")
-        return {str.__str__(key): _plain(item, f"{where}: {key}", finite=finite) for key, item in value.items()}
+        return {
+            str.__str__(key) if isinstance(key, str) else key: _plain(item, f"{where}: {key}", finite=finite)
+            for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{where}[{index}]", finite=finite) for index, item in enumerate(value)]
     # numpy scalars and tensors without dimension, told by their shape: neither library is needed for that

@@ -93,7 +93,8 @@ DOMAINS = (
         facts=(
             (
                 "Drivers in {town} [face|should expect] delays, as {road} is to be closed to all [traffic|vehicles].",
-                "{road}, one of the [busiest|main] routes through {town}, will be closed to [cars and lorries|motorists].",
+                "{road}, one of the [busiest|main] routes through {town}, will be closed to [cars and "
+                "lorries|motorists].",
                 "The highways office has [announced|confirmed] the closure of {road} in {town}.",
                 "No traffic will be let through {road} in {town} [for a while|for the time being], officials [say|have "
                 "said].",
