@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -53,3 +54,11 @@ def small(tmp_path_factory, tiny_tokenizer) -> dict[str, Any]:
     place = tmp_path_factory.mktemp("small")
     base, data = write_base(place / "base", tiny_tokenizer), write_data(place / "data")
     return {**FLAGS, "model_name_or_path": base, "data_dir": data, "cache_dir": place / "cache"}
+
+
+@pytest.fixture
+def without_curves() -> Iterator[None]:
+    """Drawing takes a third of a small run's time, and draws what the tables say."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seq2seq.training.draw_curves", lambda *args: None)
+        yield

@@ -1,0 +1,323 @@
+"""Every option of the commands, once: a field with its unit and the reason for its default, checked where it is read.
+
+`train_bart.py` (and GPT-2's `train_e2e.py`) turn this dataclass into flags and YAML keys; nothing else repeats them.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from seq2seq.runs import read_options
+from seq2seq.utils import UserError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+ABOUT_THE_CALL = ("resume", "overwrite", "do_train", "prefix_model_path", "output_dir", "progress")
+# What may differ when a run is resumed; anything else would be ignored, or would not be the same training.
+MAY_CHANGE = (
+    *("epoch", "max_steps", "max_minutes", "val_every_steps", "save_every_steps", "early_stopping_patience"),
+    *("best_metric", "n_val", "n_test", "eval_bsz", "val_max_target_length", "test_max_target_length", "valid_file"),
+    *("num_beams", "min_length", "max_length", "length_penalty", "no_repeat_ngram_size", "early_stopping"),
+    *("eval_num_beams", "baselines", "cache_dir", "logger", "threads", "gradient_checkpointing"),
+)
+
+
+@dataclass
+class WhatArguments:
+    """What to do and where."""
+
+    mode: Literal["prefixtune", "finetune", "pretrain"] = "prefixtune"
+    """What is trained: the prefix, everything, or everything on plain text (BART's denoising)."""
+    task: str | None = None
+    """Task by name (`sample`, `xsum`, `cnn_dm`, …); default: the carried `sample`, or what --data_dir holds."""
+    data_dir: str | None = None
+    """Folder with {train,val,test}.{source,target}, .jsonl(.gz), .parquet, .csv, or a `save_to_disk` folder."""
+    source_lang: str | None = None
+    """Translation: language code of the source (field or file ending)."""
+    target_lang: str | None = None
+    """Translation: language code of the target."""
+    model_name_or_path: str | None = None
+    """Base model: hub name or `save_pretrained` folder; default: the carried bart-mini."""
+    output_dir: str | None = None
+    """Run directory; default: runs/<mode>-<task>, and with --do_train no the run that is decoded."""
+    resume: bool = False
+    """Go on from checkpoints/last.ckpt of the run directory."""
+    overwrite: bool = False
+    """Start again in a run directory that already holds a run."""
+    do_train: bool = True
+    """`no`: only decode and score the run given by --prefix_model_path."""
+    prefix_model_path: str | None = None
+    """Run directory whose prefix (or fine-tuned model) is decoded with --do_train no."""
+
+
+@dataclass
+class PrefixArguments:
+    """The prefix (SPEC of Li & Liang 2021, sections 4.2 and 4.3)."""
+
+    preseqlen: int = 30
+    """Prefix length P in virtual tokens per site; 30 keeps the carried base's prefix under 5 % of its parameters."""
+    mid_dim: int = 512
+    """Width of the reparametrising MLP; 0 = flat, no MLP."""
+    deep: bool = False
+    """One more hidden layer in the MLP."""
+    sites: list[Literal["encoder", "decoder", "cross"]] | None = None
+    """Attention sites that get a prefix; default: all the model has."""
+    prefix_dropout: float = 0.0
+    """Dropout on the prefix's keys and values, per example and site, share of entries."""
+
+
+@dataclass
+class DataArguments:
+    """Lengths and batches; a length left out is the task's own."""
+
+    max_source_length: int | None = None
+    """Longest source, tokens; longer ones are cut and counted."""
+    max_target_length: int | None = None
+    """Longest training target, tokens."""
+    val_max_target_length: int | None = None
+    """Longest validation target and generation, tokens."""
+    test_max_target_length: int | None = None
+    """Longest test target and generation, tokens."""
+    bsz: int = 16
+    """Examples per training batch."""
+    eval_bsz: int = 16
+    """Examples per batch in validation and decoding."""
+    n_train: int | None = None
+    """Use only the first n training records."""
+    n_val: int = 100
+    """Validation records that are decoded and scored at each validation; loss uses all of them."""
+    n_test: int | None = None
+    """Use only the first n test records of each part."""
+    cache_dir: str = "~/.cache/prefixtuning"
+    """Where token caches live, named by content."""
+
+
+@dataclass
+class OptimisationArguments:
+    """AdamW with warm-up and decay (SPEC of the authors' recipes)."""
+
+    learning_rate: float = 5e-5
+    """Peak learning rate; 5e-5 is the paper's for its large bases."""
+    lr_scheduler: Literal["linear", "constant"] = "linear"
+    """After warm-up: linear to 0 at the last step, or constant."""
+    warmup_steps: int = 0
+    """Optimiser steps from 0 to the peak learning rate."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    adam_beta2: float = 0.999
+    """AdamW's second-moment decay; 0.98 is usual when a base is trained from scratch."""
+    max_grad_norm: float = 0.0
+    """Clip the gradient's norm; 0 = no clipping (the authors' BART)."""
+    gradient_accumulation_steps: int = 1
+    """Batches per optimiser step."""
+    label_smoothing: float = 0.0
+    """Share of probability spread over the vocabulary in the training loss."""
+    epoch: int = 5
+    """Passes over the training data."""
+    max_steps: int = -1
+    """Stop after this many optimiser steps; -1 = by --epoch alone."""
+    max_minutes: float | None = None
+    """Stop training after this many minutes of wall time."""
+    seed: int = 42
+    """Seeds initialisation, order, dropout and noise."""
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """bf16: frozen weights in bfloat16, prefix and optimiser in float32; auto: bf16 where there are units for it."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    """Attention of the base model."""
+    threads: int | None = None
+    """CPU threads of torch; default: torch's own choice."""
+
+
+@dataclass
+class ValidationArguments:
+    """Validation, checkpoints, early stopping."""
+
+    val_every_steps: int | None = None
+    """Validate every n optimiser steps; default: at each epoch's end."""
+    save_every_steps: int = 200
+    """Write checkpoints/last.ckpt every n optimiser steps (and at each validation)."""
+    best_metric: str | None = None
+    """Score that chooses best.ckpt and stops early; default: the task's; `loss` = validation loss."""
+    early_stopping_patience: int = -1
+    """Validations without a better --best_metric before training stops; -1 = never."""
+    progress: bool = True
+    """Show the progress bar."""
+    logger: Literal["none", "tensorboard", "wandb"] = "none"
+    """Log to TensorBoard or Weights & Biases as well (the extra of that name must be installed)."""
+
+
+@dataclass
+class SearchArguments:
+    """Beam search; what is left out is the task's own."""
+
+    num_beams: int | None = None
+    """Beams."""
+    min_length: int | None = None
+    """Shortest output, tokens."""
+    max_length: int | None = None
+    """Longest output, tokens."""
+    length_penalty: float | None = None
+    """Exponent of the length in a beam's score."""
+    no_repeat_ngram_size: int | None = None
+    """n-grams of this size occur once in an output; 0 = off."""
+    early_stopping: bool | None = None
+    """Stop a search once num_beams hypotheses are finished."""
+    eval_num_beams: int = 1
+    """Beams of the decoding inside validation; 1 = greedy, quick."""
+    baselines: Literal["none", "lead", "all"] = "lead"
+    """Score beside the run: the source's first sentence (lead), and the untuned base as well (all)."""
+
+
+@dataclass
+class PretrainArguments:
+    """--mode pretrain only: BART's denoising on plain text (Lewis et al. 2019)."""
+
+    base_config: dict[str, Any] = field(default_factory=dict)
+    """Fields of transformers' BartConfig for a new base; ignored when --model_name_or_path is given."""
+    tokenizer_name_or_path: str | None = None
+    """Tokenizer for a new base; default: trained on the text."""
+    vocab_size: int = 8192
+    """Entries of a newly trained byte-level BPE."""
+    tokens_per_batch: int = 2048
+    """Text tokens per batch, a multiple of 512."""
+    window_lengths: list[int] | dict[int, list[int]] = field(default_factory=lambda: [64, 128, 256, 512])
+    """Lengths of text windows, tokens; one is drawn per batch. As `{0: [32], 800: [64, 512]}`: from that batch on.
+
+    Short ones are cheap and teach copying first, long ones train the high positions."""
+    mask_ratio: float = 0.3
+    """Share of tokens hidden by text infilling."""
+    span_mean: float = 3.0
+    """Mean of the Poisson that draws span lengths, tokens."""
+    permute_sentences: bool = True
+    """Shuffle the source's sentences."""
+    valid_file: str | None = None
+    """Held-out text file for bits per byte."""
+
+
+@dataclass
+class Arguments(
+    PretrainArguments,
+    SearchArguments,
+    ValidationArguments,
+    OptimisationArguments,
+    DataArguments,
+    PrefixArguments,
+    WhatArguments,
+):
+    """All options of `train_bart.py`."""
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "preseqlen": 1, "mid_dim": 0, "bsz": 1, "eval_bsz": 1, "n_train": 1, "n_val": 0, "n_test": 1, "epoch": 1,
+            "warmup_steps": 0, "weight_decay": 0, "max_grad_norm": 0, "gradient_accumulation_steps": 1,
+            "val_every_steps": 1, "save_every_steps": 1, "eval_num_beams": 1, "max_steps": -1, "threads": 1,
+            "max_length": 2, "min_length": 0, "no_repeat_ngram_size": 0, "tokens_per_batch": 1,
+        }  # fmt: skip
+        for name, low in at_least.items():
+            if getattr(self, name) is not None and getattr(self, name) < low:
+                raise UserError(f"--{name} {getattr(self, name)}: must be at least {low}")
+        if self.max_steps == 0:
+            raise UserError("--max_steps 0: trains nothing; give at least 1, or -1 to go by --epoch")
+        for name in ("prefix_dropout", "label_smoothing", "mask_ratio"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise UserError(f"--{name} {getattr(self, name)}: is a share, at least 0 and below 1")
+        for name in ("learning_rate", "span_mean", "max_minutes"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise UserError(f"--{name} {getattr(self, name)}: must be above 0")
+        if not self.do_train and not self.prefix_model_path:
+            raise UserError("--do_train no: say which run to decode with --prefix_model_path RUN")
+        if self.do_train and self.prefix_model_path:
+            raise UserError(
+                "--prefix_model_path: only with --do_train no; to go on with a run use --output_dir RUN --resume"
+            )
+        if self.resume and self.overwrite:
+            raise UserError("--resume and --overwrite exclude each other: go on, or start again")
+        if self.mode == "pretrain" and not self.do_train:
+            raise UserError(
+                "--do_train no: a pretraining has nothing to decode; train on its model/ folder with "
+                "--model_name_or_path RUN/model"
+            )
+        if self.mode == "pretrain" and not self.data_dir:
+            raise UserError("--mode pretrain: say where the text is with --data_dir DIR (*.txt, *.txt.gz, *.txt.xz)")
+
+
+def parse(argv: list[str] | None, program: str) -> Arguments:
+    """Read flags and a YAML recipe into `Arguments`; flags win over the recipe, the recipe over the defaults.
+
+    The recipe is `--config FILE.yaml`; else the run's own with --prefix_model_path; else the task's in `configs/`.
+    argv: flags without the program's name, None = this process's.
+    Raises UserError for anything that does not parse; exits after --help.
+    """
+    import jsonargparse
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the fields' texts are the help
+    argv = _bare_switches(sys.argv[1:] if argv is None else argv)
+    _refuse_authors_habit(argv, program)
+    recipe = _recipe(argv)
+    if recipe:
+        unknown = sorted(map(str, read_options(recipe).keys() - {f.name for f in fields(Arguments)}))
+        if unknown:
+            raise UserError(f"{recipe}: unknown option {', '.join(unknown)}; {program} --help lists them")
+    parser = jsonargparse.ArgumentParser(
+        prog=program,
+        description="Prefix-tune, fine-tune or pretrain, then decode and score.",
+        exit_on_error=False,
+        default_config_files=[str(recipe)] if recipe else [],
+    )
+    parser.add_argument("--config", help="YAML recipe; every key is a flag's name; default: the task's in configs/")
+    for group in reversed(Arguments.__mro__[1:-1]):
+        parser.add_class_arguments(group, as_group=True)
+    try:
+        parsed = parser.parse_args(argv)
+    except jsonargparse.ArgumentError as error:
+        raise UserError(f"{program}: {_one_line(str(error))}; see --help") from None
+    names = {f.name for f in fields(Arguments)}
+    return Arguments(**{name: value for name, value in vars(parsed).items() if name in names})
+
+
+def recipe_of(arguments: Arguments) -> dict[str, Any]:
+    """What a run's config.yaml keeps: all that decides its result, not how this call was made."""
+    return {name: value for name, value in asdict(arguments).items() if name not in ABOUT_THE_CALL}
+
+
+def _recipe(argv: list[str]) -> Path | None:
+    """The YAML file whose values are the defaults of this call."""
+    flat = _flat(argv)
+    flags = {flag: value for flag, value in zip(flat, [*flat, ""][1:], strict=True) if flag.startswith("--")}
+    if "--config" in flags:
+        return Path(flags["--config"])
+    if "--prefix_model_path" in flags:
+        own = Path(flags["--prefix_model_path"]) / "config.yaml"
+        return own if own.is_file() else None
+    task = flags.get("--task") or ("custom" if "--data_dir" in flags else "sample")
+    mode = flags.get("--mode", "prefixtune")
+    candidates = [CONFIGS / f"{task}_{mode}.yaml", CONFIGS / f"{task}.yaml"] if mode != "pretrain" else []
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _flat(argv: list[str]) -> list[str]:
+    return [part for a in argv for part in (a.split("=", 1) if a.startswith("--") else [a])]
+
+
+def _bare_switches(argv: list[str]) -> list[str]:
+    """`--resume` alone means `--resume true`; `--resume no` stays as it is."""
+    switches = {f"--{f.name}" for f in fields(Arguments) if f.type == "bool"}
+    following = [*argv, "--"][1:]
+    return [a + "=true" if a in switches and n.startswith("--") else a for a, n in zip(argv, following, strict=True)]
+
+
+def _refuse_authors_habit(argv: list[str], program: str) -> None:
+    """The authors' code said `--mode TASK --tuning_mode WAY`; ours says `--task TASK --mode WAY`."""
+    flat = _flat(argv)
+    if "--tuning_mode" in flat:
+        value = lambda flag, default: (flat[flat.index(flag) + 1 :] or [default])[0] if flag in flat else default  # noqa: E731
+        task, way = value("--mode", "TASK"), value("--tuning_mode", "prefixtune")
+        raise UserError(f"--tuning_mode is the authors' flag; type: python {program} --task {task} --mode {way}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

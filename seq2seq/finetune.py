@@ -1,0 +1,254 @@
+"""The tasks' Lightning modules, and the run: load, fit, decode, score, report.
+
+SummarizationModule ── BaseTransformer                 --mode finetune
+  └─ TranslationModule                                  the same with the target language told to the tokenizer
+PrefixSummarizationModule, PrefixTranslationModule      --mode prefixtune: the same on a frozen base with a prefix
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from seq2seq.arguments import Arguments, recipe_of
+from seq2seq.data import LengthBuckets, Seq2SeqCollator, TokenSet, tokenise
+from seq2seq.decoding import decode, generate_texts
+from seq2seq.lightning_base import BaseTransformer, PrefixTransformer
+from seq2seq.loading import load_base, load_run
+from seq2seq.metrics import score
+from seq2seq.prefixTuning import PrefixTuning
+from seq2seq.report import Report
+from seq2seq.runs import Run
+from seq2seq.tasks import Record, Search, Task, load_records, task_for
+from seq2seq.training import check_resumable, fit, quiet_libraries, restore_best
+from seq2seq.utils import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class SummarizationModule(BaseTransformer):
+    """Source to target text: teacher-forced loss on all validation records, generation scores on the first `n_val`.
+
+    Args as BaseTransformer's, and
+        task: limits, search and metrics.
+        train, val: records.
+    """
+
+    def __init__(
+        self,
+        arguments: Arguments,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
+        train: list[Record],
+        val: list[Record],
+    ) -> None:
+        super().__init__(arguments, model, tokenizer)
+        self.task, self.val_records = task, val
+        cache = Path(arguments.cache_dir).expanduser()
+        self.train_tokens = tokenise(train, tokenizer, task.max_source_length, task.max_target_length, cache)
+        self.val_tokens = tokenise(
+            val, tokenizer, task.max_source_length, task.val_max_target_length, cache, pairs="first"
+        )
+        self.collate = Seq2SeqCollator(tokenizer)
+
+    def train_dataloader(self) -> DataLoader:
+        order = LengthBuckets(
+            self.train_tokens.source_lengths,
+            self.train_tokens.target_lengths,
+            self.arguments.bsz,
+            seed=self.arguments.seed,
+            num_replicas=self.trainer.world_size,
+            rank=self.global_rank,
+        )
+        return DataLoader(self.train_tokens, batch_sampler=self.place_order(order), collate_fn=self.collate)
+
+    def val_dataloader(self) -> list[DataLoader]:
+        loss = _evaluation_loader(self.val_tokens, range(len(self.val_tokens)), self.arguments.eval_bsz, self.collate)
+        shown = range(min(self.arguments.n_val, len(self.val_tokens)))
+        if not shown:
+            return [loss]
+        return [loss, _evaluation_loader(self.val_tokens, shown, self.arguments.eval_bsz, self.collate)]
+
+    def on_validation_epoch_start(self) -> None:
+        self._nats, self._tokens = 0.0, 0
+        self._generated: dict[int, str] = {}
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        if dataloader_idx == 0:
+            tokens = int((batch["labels"] != -100).sum())
+            self._nats += float(self.loss(batch)) * tokens
+            self._tokens += tokens
+            return
+        search = replace(
+            self.task.search,
+            num_beams=self.arguments.eval_num_beams,
+            max_length=min(self.task.search.max_length, self.task.val_max_target_length),
+            min_length=min(self.task.search.min_length, self.task.val_max_target_length),
+        )
+        texts = generate_texts(self.model, self.tokenizer, batch, search)
+        self._generated.update(zip(batch["index"].tolist(), texts, strict=True))
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val_loss", self._nats / self._tokens)
+        if self._generated:
+            rows = sorted(self._generated)
+            scores = score(
+                self.task.metrics, [self._generated[i] for i in rows], [self.val_records[i].references for i in rows]
+            )
+            for name, value in scores.items():
+                self.log(f"val_{name}", value["score"])
+
+
+class TranslationModule(SummarizationModule):
+    """Source to target language: SummarizationModule on a tokenizer that knows both languages, where it has them."""
+
+
+class PrefixSummarizationModule(PrefixTransformer, SummarizationModule):
+    """SummarizationModule with a prefix on a frozen base (Li & Liang 2021)."""
+
+
+class PrefixTranslationModule(PrefixTransformer, TranslationModule):
+    """TranslationModule with a prefix on a frozen base."""
+
+
+MODULES: dict[tuple[str, str], type[SummarizationModule]] = {
+    ("finetune", "summarization"): SummarizationModule,
+    ("finetune", "translation"): TranslationModule,
+    ("prefixtune", "summarization"): PrefixSummarizationModule,
+    ("prefixtune", "translation"): PrefixTranslationModule,
+}
+
+
+def _evaluation_loader(tokens: TokenSet, rows: range, bsz: int, collate: Any) -> DataLoader:
+    chosen = list(rows)
+    order = LengthBuckets(tokens.source_lengths[chosen], tokens.target_lengths[chosen], bsz, shuffle=False)
+    return DataLoader(Subset(tokens, chosen), batch_sampler=order, collate_fn=collate)
+
+
+def run(arguments: Arguments) -> None:
+    """Do what the arguments say: train and evaluate, evaluate a run, or pretrain."""
+    quiet_libraries()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if arguments.mode == "pretrain":
+        from seq2seq.pretrain import pretrain
+
+        pretrain(arguments)
+    elif arguments.do_train:
+        train(arguments)
+    else:
+        evaluate_run(arguments)
+
+
+def train(arguments: Arguments) -> None:
+    """Fit, keep the best, decode and score the test split, report."""
+    task = chosen_task(arguments)
+    metric = arguments.best_metric or task.best_metric
+    if metric not in (*task.metrics, "loss"):
+        raise UserError(f"--best_metric {metric}: task {task.name} gives {', '.join(task.metrics)}, or loss")
+    if arguments.best_metric and metric != "loss" and not arguments.n_val:
+        raise UserError(f"--best_metric {metric}: --n_val 0 decodes nothing to score; give --n_val, or loss")
+    output_dir = arguments.output_dir or f"runs/{arguments.mode}-{task.name}"
+    directory = Run.check(output_dir, resume=arguments.resume, overwrite=arguments.overwrite)
+    if arguments.resume:
+        check_resumable(directory, arguments)
+    records = {split: _load(task, arguments, split) for split in ("train", "val", "test")}
+    model, tokenizer = load_base(arguments, task)
+    module = MODULES[arguments.mode, task.kind](
+        arguments, model, tokenizer, task=task, train=records["train"], val=records["val"]
+    )
+    for split, tokens in (("train", module.train_tokens), ("val", module.val_tokens)):
+        print("\n".join(tokens.report(split)), end="\n" if tokens.report(split) else "")
+    Run.create(output_dir, resume=arguments.resume, overwrite=arguments.overwrite)
+    directory.write_config(recipe_of(arguments))
+    trained = sum(parameter.numel() for parameter in module.trained_parameters())
+    total = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{arguments.mode} {task.name}: {trained:,} trained parameters, base {total:,}, run {directory.directory}")
+    monitor = "val_loss" if metric == "loss" or not arguments.n_val else f"val_{metric}"
+    fit(module, directory, arguments, monitor, title=f"{arguments.mode} on {task.name}")
+    restore_best(module, directory)
+    kept = _keep(module, directory)
+    directory.update_metrics(
+        {"trainable_parameters": trained, "prefix_parameters": kept, "base_parameters": total, "mode": arguments.mode}
+    )
+    evaluate(module.model, tokenizer, task, records["test"], directory, arguments)
+
+
+def _keep(module: BaseTransformer, directory: Run) -> int:
+    """Write what generating needs: the collapsed prefix, or the fine-tuned model; returns the prefix's numbers."""
+    model: Any = module.model
+    if module.has_frozen_base:
+        model.collapse().save_pretrained(directory.directory)
+        return model.num_prefix_parameters()
+    model.save_pretrained(directory.model)
+    module.tokenizer.save_pretrained(directory.model)
+    return 0
+
+
+def evaluate_run(arguments: Arguments) -> None:
+    """Decode and score an existing run (--do_train no --prefix_model_path RUN), into it or into --output_dir."""
+    task = chosen_task(arguments)
+    directory = Run.open(arguments.prefix_model_path or "", needs=("config.yaml",))
+    output_dir = Path(arguments.output_dir or directory.directory)
+    elsewhere = output_dir.resolve() != directory.directory.resolve()
+    if elsewhere:
+        Run.check(output_dir, overwrite=arguments.overwrite)
+    records = _load(task, arguments, "test")
+    model, tokenizer = load_run(directory, arguments, task)
+    if elsewhere:
+        directory = Run.create(output_dir, overwrite=arguments.overwrite)
+        directory.write_config(recipe_of(arguments))
+    evaluate(model, tokenizer, task, records, directory, arguments)
+
+
+def evaluate(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    records: list[Record],
+    directory: Run,
+    arguments: Arguments,
+) -> None:
+    """Decode the test records and the baselines, score whole and by part, write and print it all."""
+    model.eval()
+    outputs: dict[str, list[str]] = {arguments.mode: decode(model, tokenizer, records, task, arguments, "test")}
+    if arguments.baselines == "all":
+        base = model.detach() if isinstance(model, PrefixTuning) else load_base(arguments, task)[0]
+        outputs["untuned base"] = decode(base.eval(), tokenizer, records, task, arguments, "untuned base")
+    report = Report(task, records, outputs, lead=arguments.baselines != "none")
+    directory.remove_generations("test")
+    directory.append_generations("test", report.generations())
+    directory.update_metrics(report.metrics("test"), drop=lambda name: report.is_score(name, "test"))
+    report.show(directory)
+
+
+def chosen_task(arguments: Arguments) -> Task:
+    """The task with the lengths and the search that the flags changed."""
+    task = task_for(arguments.task, arguments.data_dir, arguments.source_lang, arguments.target_lang)
+    lengths = ("max_source_length", "max_target_length", "val_max_target_length", "test_max_target_length")
+    search = {name: getattr(arguments, name) for name in Search.__dataclass_fields__}
+    task = replace(task, **{name: getattr(arguments, name) for name in lengths if getattr(arguments, name) is not None})
+    return replace(task, search=replace(task.search, **{k: v for k, v in search.items() if v is not None}))
+
+
+def _load(task: Task, arguments: Arguments, split: Any) -> list[Record]:
+    records = load_records(task, arguments.data_dir, split)
+    for line in records.report():
+        print(line)
+    limit = {"train": arguments.n_train, "val": None, "test": arguments.n_test}[split]
+    if limit is None:
+        return records.items
+    taken: dict[str, int] = {}
+    kept = []
+    for record in records.items:
+        taken[record.part] = taken.get(record.part, 0) + 1
+        if taken[record.part] <= limit:
+            kept.append(record)
+    return kept

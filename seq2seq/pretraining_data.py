@@ -1,0 +1,286 @@
+"""Pretraining data: plain text files -> a tokenizer -> packed token batches -> BART's denoising task.
+
+    text files --train_tokenizer--> byte-level BPE
+    text files --tokenise_corpus--> one long array of token ids on disk (memory-mapped, cached by content)
+    array      --DenoisingBatches-> batch i of epoch e: a pure function of (seed, e, i), so any batch can be resumed
+
+Noise after Lewis et al. 2019, "BART", section 2.2: text infilling (spans of Poisson(3) tokens, 30 % of all tokens,
+each span becomes one <mask>) and sentence permutation.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import lzma
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from seq2seq.utils import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]  # ids 0..3 as in facebook/bart-*; <mask> comes last
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS) + 1
+UNIT = 512  # tokens; the packed array is shuffled in units of this length
+IGNORE = -100  # label of padding
+
+
+def text_files(data_dir: str | Path) -> list[Path]:
+    """All `*.txt(.gz|.xz)` of a folder, sorted; held-out `*valid*` and `*test*` files are left out."""
+    folder = Path(data_dir)
+    if not folder.is_dir():
+        raise UserError(
+            f"--data_dir {folder}: no such directory; pretraining reads *.txt, *.txt.gz or *.txt.xz from it"
+        )
+    files = sorted(p for p in folder.iterdir() if p.name.endswith((".txt", ".txt.gz", ".txt.xz")))
+    files = [p for p in files if not any(word in p.name.lower() for word in ("valid", "test", "licence", "license"))]
+    if not files:
+        raise UserError(f"--data_dir {folder}: holds no *.txt, *.txt.gz or *.txt.xz to pretrain on")
+    return files
+
+
+def read_documents(path: Path) -> Iterator[str]:
+    """Stream the documents of one text file (UTF-8, blank line between documents) without holding the file."""
+    opener: Any = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    lines: list[str] = []
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            for line in file:
+                if line.strip():
+                    lines.append(line.rstrip("\n"))
+                elif lines:
+                    yield "\n".join(lines)
+                    lines = []
+    except (UnicodeDecodeError, EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise UserError(f"{path}: not readable as UTF-8 text ({error}); convert or remove the file") from None
+    if lines:
+        yield "\n".join(lines)
+
+
+def train_tokenizer(files: Iterable[Path], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE with BART's special tokens; digits stand alone so that numbers can be copied.
+
+    Returns a tokenizer of exactly `vocab_size` entries that adds `<s> … </s>`.
+    Raises UserError for a size below the bytes and special tokens, or above what the text yields.
+    """
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise UserError(
+            f"--vocab_size {vocab_size}: must be at least {SMALLEST_VOCABULARY}, 256 bytes and 5 special tokens"
+        )
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.ByteLevel(add_prefix_space=True), pre_tokenizers.Digits(individual_digits=True)]
+    )
+    bpe.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator((document for path in files for document in read_documents(path)), trainer)
+    bpe.add_special_tokens(["<mask>"])
+    if bpe.get_vocab_size() != vocab_size:
+        raise UserError(f"--vocab_size {vocab_size}: the text yields {bpe.get_vocab_size()} entries; give at most that")
+    bpe.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token="<s>",
+        cls_token="<s>",
+        pad_token="<pad>",
+        eos_token="</s>",
+        sep_token="</s>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def tokenise_corpus(files: list[Path], tokenizer: PreTrainedTokenizerFast, cache_dir: Path) -> np.ndarray:
+    """Token ids of all documents, one after the other with a newline between, as a memory-mapped uint16/uint32 array.
+
+    Cached under `cache_dir` by the tokenizer's vocabulary and the files' names, sizes and times; text is streamed.
+    """
+    key = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
+    for path in files:
+        stat = path.stat()
+        key.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}".encode())
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    name = cache_dir / f"corpus-{key.hexdigest()[:16]}"
+    dtype = np.dtype(np.uint16 if len(tokenizer) <= 65536 else np.uint32)
+    if not name.with_suffix(".json").exists():
+        newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
+        count = 0
+        with open(name.with_suffix(".bin"), "wb") as out:
+            for ids in _encode_in_batches((d for path in files for d in read_documents(path)), tokenizer):
+                count += len(ids) + len(newline)
+                out.write(np.asarray(ids + newline, dtype=dtype).tobytes())
+        name.with_suffix(".json").write_text(json.dumps({"tokens": count, "files": [p.name for p in files]}))
+    return np.memmap(name.with_suffix(".bin"), dtype=dtype, mode="r")
+
+
+def _encode_in_batches(
+    documents: Iterable[str], tokenizer: PreTrainedTokenizerFast, size: int = 512
+) -> Iterator[list[int]]:
+    batch: list[str] = []
+    for document in documents:
+        batch.append(document)
+        if len(batch) == size:
+            yield from tokenizer(batch, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+            batch = []
+    if batch:
+        yield from tokenizer(batch, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+
+
+class Denoiser:
+    """Text infilling and sentence permutation on token ids (Lewis et al. 2019, section 2.2).
+
+    mask_ratio: share of tokens to hide; span_mean: Poisson mean of a span's length in tokens;
+    permute: shuffle the order of sentences in the source.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, mask_ratio: float, span_mean: float, permute: bool) -> None:
+        self.mask_ratio, self.span_mean, self.permute = mask_ratio, span_mean, permute
+        self.bos, self.eos, self.mask = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id
+        tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        ends = (".", "!", "?", '."', '!"', '?"', "Ċ")
+        self.ends_sentence = np.array([token in ends or token.lstrip("Ġ") in ends for token in tokens])
+
+    def whole_sentences(self, ids: np.ndarray) -> np.ndarray:
+        """Trim a window to whole sentences where its first and last quarter allow it."""
+        stops = np.flatnonzero(self.ends_sentence[ids]) + 1
+        quarter = len(ids) // 4
+        first = stops[stops <= quarter]
+        last = stops[stops >= len(ids) - quarter]
+        return ids[first[0] if len(first) else 0 : last[-1] if len(last) else len(ids)]
+
+    def __call__(self, ids: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """`ids` (n,) -> noisy source `<s> … </s>` and target `<s> ids </s>`."""
+        source = self._permute_sentences(ids, rng) if self.permute else ids
+        source = self._infill(source, rng)
+        wrap = lambda body: np.concatenate(([self.bos], body, [self.eos])).astype(np.int64)  # noqa: E731
+        return wrap(source), wrap(ids)
+
+    def _permute_sentences(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        cuts = np.flatnonzero(self.ends_sentence[ids]) + 1
+        sentences = [part for part in np.split(ids, cuts) if len(part)]
+        return np.concatenate([sentences[i] for i in rng.permutation(len(sentences))]) if sentences else ids
+
+    def _infill(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        n = len(ids)
+        budget = round(n * self.mask_ratio)
+        if budget == 0:
+            return ids
+        lengths = rng.poisson(self.span_mean, size=2 * budget + 8)
+        lengths = lengths[: int(np.searchsorted(np.cumsum(lengths), budget)) + 1]
+        lengths[-1] -= lengths.sum() - budget
+        # Spans and kept tokens in random order: each kept token or span is one slot, so spans never overlap.
+        slots = np.concatenate((np.full(len(lengths), True), np.full(n - budget, False)))
+        rng.shuffle(slots)
+        out, position, span = [], 0, 0
+        for hide in slots:
+            if hide:
+                position += lengths[span]
+                span += 1
+                out.append(self.mask)
+            else:
+                out.append(ids[position])
+                position += 1
+        return np.asarray(out)
+
+
+class DenoisingBatches(torch.utils.data.Dataset):
+    """Batches of the denoising task; item (epoch, i) depends on (seed, epoch, i) alone, so training resumes anywhere.
+
+    A batch takes `tokens_per_batch / UNIT` random units of the array, cuts them into equal windows whose length is
+    drawn from `lengths`, and noises each window. `lengths` may be a schedule: first batch -> lengths from there on,
+    batches counted over all epochs.
+    """
+
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        denoiser: Denoiser,
+        tokens_per_batch: int,
+        lengths: Sequence[int] | Mapping[int, Sequence[int]],
+        seed: int,
+        pad_id: int,
+        where: str = "the text",
+    ) -> None:
+        if tokens_per_batch < 1 or tokens_per_batch % UNIT:
+            raise UserError(f"--tokens_per_batch {tokens_per_batch}: must be a multiple of {UNIT}")
+        self.schedule = dict(lengths) if isinstance(lengths, Mapping) else {0: lengths}
+        if 0 not in self.schedule:
+            raise UserError(f"--window_lengths {self.schedule}: says nothing of batch 0, with which training starts")
+        for some in self.schedule.values():
+            if not some or any(length < 1 or UNIT % length for length in some):
+                raise UserError(f"--window_lengths {list(some)}: each must divide {UNIT}")
+        self.tokens, self.denoiser = tokens, denoiser
+        self.units_per_batch, self.seed, self.pad_id = tokens_per_batch // UNIT, seed, pad_id
+        if len(self) == 0:
+            raise UserError(f"{where}: holds {len(tokens)} tokens, less than one batch of {tokens_per_batch}; add text")
+
+    def __len__(self) -> int:
+        return len(self.tokens) // UNIT // self.units_per_batch
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
+        """Batch `i` of `epoch`: input_ids, attention_mask (B, S) and labels (B, T), int64."""
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        start = max(first for first in self.schedule if first <= epoch * len(self) + index)
+        length = int(rng.choice(self.schedule[start]))
+        order = _unit_order(self.seed, epoch, len(self.tokens) // UNIT)
+        pairs = []
+        for unit in order[index * self.units_per_batch : (index + 1) * self.units_per_batch]:
+            text = np.asarray(self.tokens[unit * UNIT : (unit + 1) * UNIT], dtype=np.int64)
+            for window in text.reshape(-1, length):
+                pairs.append(self.denoiser(self.denoiser.whole_sentences(window), rng))
+        sources, targets = zip(*pairs, strict=True)
+        input_ids = _pad(sources, self.pad_id)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": (input_ids != self.pad_id).long(),
+            "labels": _pad(targets, IGNORE),
+        }
+
+
+@lru_cache(maxsize=2)
+def _unit_order(seed: int, epoch: int, units: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(units)
+
+
+class EpochOrder(torch.utils.data.Sampler):
+    """The keys (epoch, 0), (epoch, 1), … of a `DenoisingBatches`; `start_batch` skips the head of the resumed epoch."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches, self.epoch, self.start_batch = batches, 0, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:
+            self.epoch, self.start_batch = epoch, 0
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((self.epoch, i) for i in range(self.start_batch, self.batches))
+
+
+def _pad(rows: Iterable[np.ndarray], value: int) -> torch.Tensor:
+    return torch.nn.utils.rnn.pad_sequence(
+        [torch.from_numpy(row) for row in rows], batch_first=True, padding_value=value
+    )

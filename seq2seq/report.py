@@ -1,0 +1,95 @@
+"""What a run shows at its end: scores whole and by part beside the baselines, sizes, times, three examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from seq2seq.metrics import first_sentence, score
+from seq2seq.runs import Run
+from seq2seq.tasks import Record, Task
+
+LEAD = "first sentence"
+
+
+class Report:
+    """Scores of every system on the whole split and on each of its parts.
+
+    Args:
+        outputs: system -> one text a record; the first system is the run itself, the others are baselines.
+        lead: add the source's first sentence as a baseline.
+    """
+
+    def __init__(self, task: Task, records: list[Record], outputs: dict[str, list[str]], lead: bool) -> None:
+        self.task, self.records = task, records
+        self.outputs = dict(outputs)
+        self.main = next(iter(outputs))
+        if lead and task.kind == "summarization":
+            self.outputs[LEAD] = [first_sentence(record.source) for record in records]
+        parts = list(dict.fromkeys(record.part for record in records))
+        self.rows = {"": list(range(len(records)))}
+        if len(parts) > 1:
+            self.rows.update({part: [i for i, r in enumerate(records) if r.part == part] for part in parts})
+        self.scores = {
+            system: {part: self._score(texts, rows) for part, rows in self.rows.items()}
+            for system, texts in self.outputs.items()
+        }
+
+    def _score(self, texts: list[str], rows: Any) -> dict[str, dict]:
+        return score(self.task.metrics, [texts[i] for i in rows], [self.records[i].references for i in rows])
+
+    def metrics(self, split: str) -> dict[str, Any]:
+        """The layout of metrics.json: `split`, `split/part`, and the same below `baselines` for each baseline."""
+        named = {
+            system: {f"{split}/{part}" if part else split: values for part, values in parts.items()}
+            for system, parts in self.scores.items()
+        }
+        return {**named.pop(self.main), "baselines": named}
+
+    def is_score(self, name: str, split: str) -> bool:
+        """Whether a name in metrics.json holds scores of `split`, as `metrics` lays them out."""
+        return name in (split, "baselines") or name.startswith(f"{split}/")
+
+    def generations(self) -> Iterator[dict[str, Any]]:
+        """Records for generations_<split>.jsonl."""
+        for record, text in zip(self.records, self.outputs[self.main], strict=True):
+            part = {"part": record.part} if record.part else {}
+            yield {"source": record.source, "references": list(record.references), "generated": text, **part}
+
+    def show(self, run: Run) -> None:
+        """Print the table, the sizes and times, and three examples (of each part in turn)."""
+        from rich.console import Console
+        from rich.table import Table
+
+        console = Console(width=None if Console().is_terminal else 110)
+        for part, rows in self.rows.items():
+            if part == "" and len(self.rows) > 1:
+                continue
+            table = Table(title=f"{self.task.name} · test{' · ' + part if part else ''} · {len(rows)} records")
+            table.add_column("")
+            for name in self.task.metrics:
+                table.add_column(name, justify="right")
+            for system, scores in self.scores.items():
+                table.add_row(system, *(f"{scores[part][name]['score']:.2f}" for name in self.task.metrics))
+            console.print(table)
+        metrics = run.read_metrics()
+        if "base_parameters" in metrics:
+            console.print(_sizes_and_times(metrics), highlight=False)
+        for i in self._three():
+            record = self.records[i]
+            console.print(f"\nsource     {record.source[:400]}", markup=False, highlight=False)
+            console.print(f"reference  {record.references[0]}", markup=False, highlight=False)
+            console.print(f"generated  {self.outputs[self.main][i]}", markup=False, highlight=False)
+        console.print(f"\nrun directory: {run.directory}", highlight=False)
+
+    def _three(self) -> list[int]:
+        parts = [list(rows) for part, rows in self.rows.items() if part or len(self.rows) == 1]
+        turns = [rows[turn] for turn in range(3) for rows in parts if turn < len(rows)]
+        return turns[:3]
+
+
+def _sizes_and_times(metrics: dict[str, Any]) -> str:
+    base, kept = metrics["base_parameters"], metrics.get("prefix_parameters") or 0
+    share = f", kept {kept:,} ({100 * kept / base:.1f} % of the base's {base:,})" if kept else f", base {base:,}"
+    times = f"{metrics.get('train_seconds', 0):.0f} s · {metrics.get('examples_per_second', 0):.1f} examples/s"
+    return f"trained {metrics['trainable_parameters']:,} parameters{share} · {times}"

@@ -1,0 +1,118 @@
+"""One Lightning Trainer for every mode: precision, validation rhythm, checkpoints, progress, resuming."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from datetime import timedelta
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+
+from seq2seq.arguments import MAY_CHANGE, Arguments, recipe_of
+from seq2seq.callbacks import Checkpoints, MetricsCsv, RunProgressBar, StopAtStep, StopOnScore
+from seq2seq.curves import draw_curves, read_rows
+from seq2seq.runs import Run
+from seq2seq.utils import UserError, resolve_precision
+
+if TYPE_CHECKING:
+    from seq2seq.lightning_base import BaseTransformer
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' advertisements and device reports off the screen; errors and our own lines stay."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def fit(module: BaseTransformer, run: Run, arguments: Arguments, monitor: str | None, title: str) -> None:
+    """Train `module` into `run`: from the start, or from checkpoints/last.ckpt with --resume.
+
+    monitor: what validation logs and best.ckpt is chosen by (`val_loss` and other losses: the lower the better);
+    None = no validation.
+    """
+    mode = "min" if monitor in ("val_loss", "val_bits_per_byte", "val_ter") else "max"
+    callbacks: list[Any] = [StopAtStep(arguments.max_steps), MetricsCsv(run.metrics_csv)]
+    if arguments.progress:
+        callbacks.append(RunProgressBar(max_steps=arguments.max_steps))
+    if arguments.early_stopping_patience >= 0 and monitor:
+        callbacks.append(StopOnScore(monitor, arguments.early_stopping_patience, mode))
+    callbacks.append(Checkpoints(run.checkpoints, arguments.save_every_steps, monitor, mode))
+    mixed = resolve_precision(arguments.precision) == "bf16" and not module.has_frozen_base
+    trainer = pl.Trainer(
+        accelerator="auto",
+        precision="bf16-mixed" if mixed else "32-true",
+        max_epochs=arguments.epoch,
+        max_time=timedelta(minutes=arguments.max_minutes) if arguments.max_minutes else None,
+        accumulate_grad_batches=arguments.gradient_accumulation_steps,
+        gradient_clip_val=arguments.max_grad_norm or None,
+        val_check_interval=_batches_between_validations(arguments),
+        check_val_every_n_epoch=None if arguments.val_every_steps else 1,
+        callbacks=callbacks,
+        logger=_logger(arguments, run),
+        enable_checkpointing=True,
+        enable_progress_bar=arguments.progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=1.0 if monitor else 0,
+        use_distributed_sampler=False,  # LengthBuckets shares whole batches out itself
+    )
+    checkpoint = run.last_checkpoint if arguments.resume else None
+    try:
+        trainer.fit(module, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+    except SystemExit:  # how Lightning ends after Ctrl+C
+        raise KeyboardInterrupt from None
+    draw_curves(run.metrics_csv, run.curves, title)
+    run.update_metrics(_speed(run))
+
+
+def check_resumable(run: Run, arguments: Arguments) -> None:
+    """Raise UserError if the run was made with other options than these, or if its checkpoint cannot be read."""
+    run.refuse_other_config(recipe_of(arguments), MAY_CHANGE)
+    try:
+        torch.load(run.last_checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(
+            f"{run.last_checkpoint}: cannot be read ({reason}); put --overwrite in place of --resume to start again"
+        ) from error
+
+
+def restore_best(module: BaseTransformer, run: Run) -> None:
+    """Put the weights of checkpoints/best.ckpt into the module, where there is one."""
+    if run.best_checkpoint.is_file():
+        state = torch.load(run.best_checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        module.load_state_dict(state, strict=False)
+
+
+def _batches_between_validations(arguments: Arguments) -> int | None:
+    steps = arguments.val_every_steps
+    return steps * arguments.gradient_accumulation_steps if steps else None
+
+
+def _logger(arguments: Arguments, run: Run) -> Any:
+    if arguments.logger == "tensorboard":
+        from pytorch_lightning.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(run.directory, name="tensorboard", version="")
+    if arguments.logger == "wandb":
+        from pytorch_lightning.loggers import WandbLogger
+
+        return WandbLogger(project="prefixtuning", name=run.directory.name, save_dir=run.directory)
+    return False
+
+
+def _speed(run: Run) -> dict[str, float]:
+    """Seconds of the whole fit (all resumes, validation included) and examples per second of training alone."""
+    rows = read_rows(run.metrics_csv)
+    if not rows:
+        return {"train_seconds": 0.0, "examples_per_second": 0.0}
+    rates = [float(row["examples_per_second"]) for row in rows]
+    return {"train_seconds": float(rows[-1]["seconds"]), "examples_per_second": len(rates) / sum(1 / r for r in rates)}

@@ -1,0 +1,293 @@
+"""A user's mistake: exactly one line that says what, where and what to do; exit code 2; nothing written or harmed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import PRETRAINING, flags, records, start, write_base, write_text
+
+from seq2seq.train_bart import main
+
+Options = dict[str, Any]
+Refuse = Callable[..., str]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def refuse(monkeypatch, capsys, tmp_path) -> Refuse:
+    """Run the command on argv, and return its one line without `error: `."""
+
+    def run(argv: list[str]) -> str:
+        monkeypatch.setattr(sys, "argv", ["train_bart.py", *argv])
+        monkeypatch.chdir(tmp_path)
+        before = contents(tmp_path)
+        capsys.readouterr()
+        assert main() == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("error: "), lines
+        assert contents(tmp_path) == before
+        return lines[0].removeprefix("error: ")
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(small, tmp_path_factory) -> Path:
+    return start(**small, max_steps=1, output_dir=tmp_path_factory.mktemp("finished") / "run") or Path()
+
+
+class TestFlags:
+    @pytest.mark.parametrize(
+        "argv, says",
+        [
+            (["--task", "xsumm"], "--task xsumm: no such task; known are sample, xsum, "),
+            (["--learningrate", "1"], "--learningrate"),
+            (["--bsz", "many"], "bsz"),
+            (["--mode", "prefix"], "mode"),
+            (["--sites", '["encoder", "self"]'], "sites"),
+            (["--bsz", "0"], "--bsz 0: must be at least 1"),
+            (["--max_steps", "0"], "--max_steps 0: trains nothing"),
+            (["--learning_rate", "-1"], "--learning_rate -1.0: must be above 0"),
+            (["--prefix_dropout", "1"], "--prefix_dropout 1.0: is a share, at least 0 and below 1"),
+            (["--min_length", "50", "--max_length", "20"], "--min_length 50 is above --max_length 20"),
+            (["--best_metric", "bleu"], "--best_metric bleu: task sample gives rouge1, rouge2, rougeL, rougeLsum, or"),
+            (["--best_metric", "rouge1", "--n_val", "0"], "--n_val 0 decodes nothing to score"),
+            (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
+            (["--do_train", "no"], "--do_train no: say which run to decode with --prefix_model_path RUN"),
+            (["--prefix_model_path", "x"], "--prefix_model_path: only with --do_train no"),
+            (["--source_lang", "en"], "--source_lang en without --target_lang"),
+            (["--mode", "pretrain"], "--mode pretrain: say where the text is with --data_dir DIR"),
+            (["--config", "none.yaml"], "none.yaml"),
+        ],
+    )
+    def test_that_are_wrong(self, refuse, argv, says):
+        assert says in refuse(argv)
+
+    @pytest.mark.parametrize(
+        "argv, type_this",
+        [
+            (["--mode", "xsum", "--tuning_mode", "prefixtune"], "--task xsum --mode prefixtune"),
+            (["--tuning_mode=finetune", "--mode=cnn_dm"], "--task cnn_dm --mode finetune"),
+        ],
+    )
+    def test_of_the_authors_are_told_what_to_type(self, refuse, argv, type_this):
+        assert refuse(argv).endswith(f"type: python train_bart.py {type_this}")
+
+    @pytest.mark.parametrize(
+        "text, says",
+        [
+            ("preseqlenn: 5\n", "preseqlenn"),
+            ("preseqlen: five\n", "preseqlen"),
+            ("preseqlen: [5\n", "recipe.yaml"),
+            ("- preseqlen\n", "recipe.yaml"),
+        ],
+    )
+    def test_in_a_recipe_that_are_wrong(self, refuse, tmp_path, text, says):
+        (tmp_path / "recipe.yaml").write_text(text)
+        assert says in refuse(["--config", str(tmp_path / "recipe.yaml")])
+
+    def test_a_real_process_ends_with_code_2_and_without_a_traceback(self, tmp_path):
+        command = [sys.executable, "-m", "seq2seq.train_bart", "--data_dir", "nowhere", "--output_dir", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "error: --data_dir nowhere: no such directory; check the path\n"
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestData:
+    @pytest.fixture
+    def with_data(self, small, refuse, tmp_path) -> Callable[..., str]:
+        """Refused on these files as --data_dir."""
+
+        def run(*, further: Options | None = None, **files: bytes | str) -> str:
+            folder = tmp_path / "data"
+            folder.mkdir()
+            good = "".join(json.dumps(row) + "\n" for row in records(4))
+            for name, text in {"val.jsonl": good, "test.jsonl": good, **files}.items():
+                (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+            return refuse(flags(**{**small, "data_dir": folder, "output_dir": tmp_path / "run", **(further or {})}))
+
+        return run
+
+    def test_that_is_not_there(self, small, refuse, tmp_path):
+        assert refuse(flags(**{**small, "data_dir": tmp_path / "no"})).endswith(
+            "/no: no such directory; check the path"
+        )
+
+    def test_with_a_broken_json_line(self, with_data):
+        text = json.dumps(records(1)[0]) + '\n{"source": "a"'
+        assert "data/train.jsonl:2: not JSON" in with_data(**{"train.jsonl": text})
+
+    def test_with_a_record_that_lacks_its_target(self, with_data):
+        assert "train.jsonl:1: no field target or references" in with_data(**{"train.jsonl": '{"source": "a"}\n'})
+
+    def test_with_fewer_targets_than_sources(self, with_data):
+        said = with_data(**{"train.source": "a\nb\nc\n", "train.target": "a\nb\n"})
+        assert said.startswith("train.target has 2 lines, train.source has 3")
+
+    def test_that_is_not_utf8(self, with_data):
+        said = with_data(**{"train.source": "fine\ncaf\xe9\n".encode("latin-1"), "train.target": "a\nb\n"})
+        assert "train.source:2: not UTF-8 (byte 0xe9 at position 4)" in said
+
+    def test_with_an_empty_training_split(self, with_data):
+        assert "no train record has a source and a target" in with_data(**{"train.jsonl": ""})
+
+    def test_without_a_training_split(self, with_data):
+        assert "no train split; looked for train.{source,target}" in with_data()
+
+    def test_that_does_not_fit_between_the_special_tokens(self, small, refuse, tmp_path):
+        said = refuse(flags(**{**small, "max_source_length": 2, "output_dir": tmp_path / "run"}))
+        assert said == "--max_source_length 2: no room beside the 2 special tokens; give at least 3"
+
+    def test_on_the_hub_that_cannot_be_reached(self, refuse, small, offline):
+        said = refuse([*flags(**{**small, "data_dir": None}), "--task", "xsum"])
+        assert "the hub data set EdinburghNLP/xsum cannot be loaded" in said and "pass --data_dir DIR" in said
+
+
+@pytest.fixture
+def offline(monkeypatch) -> None:
+    """No network, and no waiting for it."""
+    import datasets
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+class TestBase:
+    @pytest.fixture
+    def with_base(self, small, refuse, tmp_path) -> Callable[..., str]:
+        def run(base: Any, **further: Any) -> str:
+            return refuse(flags(**{**small, "model_name_or_path": base, "output_dir": tmp_path / "run", **further}))
+
+        return run
+
+    def test_that_the_hub_cannot_give(self, with_base, offline):
+        said = with_base("nobody/nothing")
+        assert said.startswith("--model_name_or_path nobody/nothing: not found here or on the hub")
+
+    def test_folder_without_a_model(self, with_base, tmp_path):
+        (tmp_path / "empty").mkdir()
+        assert "/empty: a folder without a model that transformers can read" in with_base(tmp_path / "empty")
+
+    @pytest.mark.parametrize("lost", ["model.safetensors", "config.json", "tokenizer.json"])
+    def test_folder_with_a_broken_file(self, with_base, tiny_tokenizer, tmp_path, lost):
+        base = write_base(tmp_path / "base", tiny_tokenizer)
+        (base / lost).write_bytes((base / lost).read_bytes()[:100])
+        assert "/base: a folder without a model that transformers can read" in with_base(base)
+
+    @pytest.mark.parametrize("lost", ["model.safetensors", "tokenizer.json"])
+    def test_folder_that_lacks_a_file(self, with_base, tiny_tokenizer, tmp_path, lost):
+        base = write_base(tmp_path / "base", tiny_tokenizer)
+        (base / lost).unlink()
+        assert "/base: a folder without a model that transformers can read" in with_base(base)
+
+    def test_that_is_a_gpt2(self, with_base, tiny_tokenizer, tmp_path):
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, n_positions=32, vocab_size=400)).save_pretrained(
+            tmp_path / "gpt2"
+        )
+        tiny_tokenizer.save_pretrained(tmp_path / "gpt2")
+        assert "is a gpt2, a decoder; this command takes encoder-decoders" in with_base(tmp_path / "gpt2")
+
+    @pytest.mark.parametrize("name", ["max_source_length", "max_target_length", "val_max_target_length", "max_length"])
+    def test_with_too_few_positions(self, small, with_base, name):
+        base = small["model_name_or_path"]
+        assert f"--{name} 65: {base} has 64 positions; give at most 64" == with_base(base, **{name: 65})
+
+
+class TestRuns:
+    def test_that_do_not_exist(self, refuse):
+        assert refuse(["--do_train", "no", "--prefix_model_path", "runs/none"]).startswith("runs/none does not exist")
+
+    def test_that_hold_no_prefix_yet(self, refuse, tmp_path, finished):
+        half = tmp_path / "half"
+        half.mkdir()
+        (half / "config.yaml").write_bytes((finished / "config.yaml").read_bytes())
+        said = refuse(["--do_train", "no", "--prefix_model_path", str(half)])
+        assert "holds neither prefix.safetensors nor model/; let the run finish with --resume" in said
+
+    def test_whose_recipe_is_broken(self, refuse, tmp_path):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run/config.yaml").write_text("preseqlen: [\n")
+        assert "run/config.yaml" in refuse(["--do_train", "no", "--prefix_model_path", str(tmp_path / "run")])
+
+    def test_whose_prefix_belongs_to_another_base(self, refuse, finished, tiny_tokenizer, tmp_path):
+        other = write_base(tmp_path / "other", tiny_tokenizer, seed=1)
+        said = refuse(["--do_train", "no", "--prefix_model_path", str(finished), "--model_name_or_path", str(other)])
+        assert "this prefix was trained on another base (fingerprint " in said
+
+    def test_that_were_pretrained_are_not_decoded(self, refuse, tmp_path):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run/config.yaml").write_text("mode: pretrain\ndata_dir: x\n")
+        said = refuse(["--do_train", "no", "--prefix_model_path", str(tmp_path / "run")])
+        assert "a pretraining has nothing to decode" in said
+
+    def test_with_nothing_to_resume(self, refuse, small, tmp_path):
+        said = refuse(flags(**small, output_dir=tmp_path / "new", resume="yes"))
+        assert said.endswith("/new holds no checkpoints/last.ckpt to resume from; leave --resume out to start")
+
+    @pytest.mark.parametrize("mistake", [{"data_dir": "nowhere"}, {"max_source_length": 99}, {"best_metric": "bleu"}])
+    def test_that_are_to_be_overwritten_survive_a_mistake(self, refuse, small, finished, mistake):
+        before = contents(finished)
+        refuse(flags(**{**small, **mistake, "output_dir": finished, "overwrite": "yes"}))
+        assert contents(finished) == before
+
+    def test_whose_checkpoint_is_cut(self, refuse, small, tmp_path, finished):
+        copy = tmp_path / "copy"
+        (copy / "checkpoints").mkdir(parents=True)
+        (copy / "config.yaml").write_bytes((finished / "config.yaml").read_bytes())
+        (copy / "checkpoints/last.ckpt").write_bytes((finished / "checkpoints/last.ckpt").read_bytes()[:1000])
+        said = refuse(flags(**small, max_steps=2, output_dir=copy, resume="yes"))
+        assert "checkpoints/last.ckpt: cannot be read" in said
+
+
+class TestPretraining:
+    @pytest.fixture
+    def pretraining(self, refuse, tmp_path) -> Callable[..., str]:
+        text = write_text(tmp_path / "text", documents=30)
+
+        def run(**options: Any) -> str:
+            place = {"data_dir": text, "output_dir": tmp_path / "run", "cache_dir": tmp_path.with_name("cache")}
+            return refuse(flags(**{**PRETRAINING, **place, **options}))
+
+        return run
+
+    @pytest.mark.parametrize(
+        "options, says",
+        [
+            ({"data_dir": "nowhere"}, "--data_dir nowhere: no such directory; pretraining reads *.txt"),
+            ({"data_dir": "."}, "--data_dir .: holds no *.txt, *.txt.gz or *.txt.xz to pretrain on"),
+            ({"valid_file": "nowhere.txt"}, "--valid_file nowhere.txt: no such file"),
+            ({"tokens_per_batch": 1000}, "--tokens_per_batch 1000: must be a multiple of 512"),
+            ({"tokens_per_batch": 512 * 500}, "tokens, less than one batch of 256000; add text"),
+            ({"window_lengths": "[100]"}, "--window_lengths [100]: each must divide 512"),
+            ({"vocab_size": 100}, "--vocab_size 100: "),
+            ({"vocab_size": 5000}, "--vocab_size 5000: "),
+            ({"base_config": '{"d_mode": 16}'}, "base_config: d_mode"),
+            ({"base_config": '{"d_model": 15, "encoder_attention_heads": 2}'}, "base_config: "),
+            ({"base_config": '{"max_position_embeddings": 100}'}, "max_position_embeddings 100 must be at least 514"),
+            ({"tokenizer_name_or_path": "text"}, "--tokenizer_name_or_path text: no tokenizer that can be read"),
+            ({"model_name_or_path": "text"}, "--model_name_or_path text: a folder without a model"),
+        ],
+    )
+    def test_on_what_does_not_fit(self, pretraining, options, says):
+        assert says in pretraining(**options)
+
+    def test_from_a_base_with_too_few_positions(self, pretraining, small):
+        said = pretraining(model_name_or_path=small["model_name_or_path"])
+        assert said.endswith("max_position_embeddings 64 must be at least 514")
+
+    def test_on_text_that_is_not_utf8(self, pretraining, tmp_path):
+        (tmp_path / "text/more.txt").write_bytes("caf\xe9\n".encode("latin-1"))
+        assert "text/more.txt: not readable as UTF-8 text" in pretraining()

@@ -1,0 +1,169 @@
+"""Every shipped recipe is read, says the paper's figures, and gives way to flags."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from seq2seq.arguments import ABOUT_THE_CALL, CONFIGS, MAY_CHANGE, Arguments, parse, recipe_of
+from seq2seq.tasks import TASKS, task_for
+
+RECIPES = sorted(CONFIGS.glob("*.yaml"))
+NAMES = {field.name for field in fields(Arguments)}
+SPEAKS_FOR_ITSELF = ("mode", "task", "model_name_or_path", "base_config")
+
+
+def arguments(*argv: str) -> Arguments:
+    return parse(list(argv), "train_bart.py")
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+class TestEveryRecipe:
+    def test_holds_known_options_alone_and_all_are_taken(self, recipe):
+        options = yaml.safe_load(recipe.read_text())
+        further = ["--data_dir", "texts"] if options["mode"] == "pretrain" else []
+        taken = arguments("--config", str(recipe), *further)
+        for name, value in options.items():
+            number = isinstance(getattr(taken, name), float)
+            assert getattr(taken, name) == (float(value) if number else value), name
+
+    def test_explains_itself(self, recipe):
+        first, *lines = recipe.read_text().splitlines()
+        assert first.startswith("# ")
+        for line in lines:
+            key = line.partition(":")[0]
+            assert "#" in line or key in SPEAKS_FOR_ITSELF or key.startswith(" "), line
+
+    def test_names_a_task_that_is_there(self, recipe):
+        options = yaml.safe_load(recipe.read_text())
+        if options["mode"] != "pretrain" and not recipe.stem.startswith("custom"):
+            assert options["task"] in TASKS and recipe.stem in (options["task"], f"{options['task']}_{options['mode']}")
+
+
+class TestThePapersFigures:
+    """Li & Liang 2021, appendix A."""
+
+    @pytest.mark.parametrize(
+        "task, limits",
+        [
+            ("xsum", (1024, 60, 60, 100)),
+            ("xsum_news", (512, 60, 60, 100)),
+            ("xsum_news_sport", (512, 60, 60, 100)),
+            ("cnn_dm", (512, 56, 142, 142)),
+        ],
+    )
+    def test_are_the_recipes(self, task, limits):
+        recipe = arguments("--task", task)
+        assert recipe.model_name_or_path == "facebook/bart-large"
+        assert (recipe.preseqlen, recipe.mid_dim, recipe.learning_rate) == (200, 800, 5e-5)
+        assert (recipe.bsz, recipe.gradient_accumulation_steps, recipe.epoch) == (16, 3, 30)
+        assert (
+            recipe.max_source_length,
+            recipe.max_target_length,
+            recipe.val_max_target_length,
+            recipe.test_max_target_length,
+        ) == limits
+
+    def test_are_the_defaults_of_the_optimiser(self):
+        default = Arguments()
+        assert (default.learning_rate, default.weight_decay, default.warmup_steps) == (5e-5, 0.0, 0)
+        assert (default.max_grad_norm, default.lr_scheduler, default.label_smoothing) == (0.0, "linear", 0.0)
+
+
+class TestTheRecipeOfACall:
+    @pytest.mark.parametrize("task", TASKS)
+    def test_is_there_for_every_task(self, task):
+        assert arguments("--task", task).task == task
+
+    @pytest.mark.parametrize(
+        "argv, recipe",
+        [
+            ((), "sample"),
+            (("--mode", "finetune"), "sample_finetune"),
+            (("--task", "scitldr"), "scitldr"),
+            (("--task=scitldr", "--mode=finetune"), "scitldr_finetune"),
+            (("--data_dir", "mine"), "custom"),
+            (("--data_dir", "mine", "--mode", "finetune"), "custom_finetune"),
+            (("--data_dir", "mine", "--task", "xsum"), "xsum"),
+        ],
+    )
+    def test_is_picked_by_task_and_mode(self, argv, recipe):
+        options = yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text())
+        taken = recipe_of(arguments(*argv))
+        assert {name: taken[name] for name in options} == {
+            name: float(value) if isinstance(taken[name], float) else value for name, value in options.items()
+        }
+
+    def test_gives_way_to_flags_wherever_they_stand(self, tmp_path):
+        (tmp_path / "mine.yaml").write_text("preseqlen: 7\nmid_dim: 9\n")
+        mine = ["--config", str(tmp_path / "mine.yaml")]
+        for argv in (["--preseqlen", "8", *mine], [*mine, "--preseqlen=8"]):
+            assert (arguments(*argv).preseqlen, arguments(*argv).mid_dim) == (8, 9)
+        assert arguments("--task", "xsum", "--learning_rate", "1e-3").learning_rate == 1e-3
+
+    def test_of_a_run_that_is_decoded_is_its_own(self, tmp_path):
+        run = tmp_path / "a=b"
+        run.mkdir()
+        (run / "config.yaml").write_text("task: cnn_dm\nnum_beams: 3\n")
+        taken = arguments("--do_train", "no", "--prefix_model_path", str(run))
+        assert (taken.task, taken.num_beams, taken.do_train) == ("cnn_dm", 3, False)
+
+    @pytest.mark.parametrize(
+        "word, value", [("", True), ("yes", True), ("true", True), ("no", False), ("false", False)]
+    )
+    def test_knows_switches_with_and_without_a_word(self, word, value):
+        assert arguments("--resume", *[word] * bool(word)).resume is value
+
+
+class TestOptions:
+    def test_are_explained_each_with_its_own_line(self):
+        source = Path(sys.modules[Arguments.__module__].__file__ or "").read_text()
+        for name in NAMES:
+            assert re.search(rf'^    {name}: .*\n    """[^\n]+\.("""|\n\n)', source, re.M), name
+
+    def test_that_may_change_or_belong_to_the_call_exist(self):
+        assert set(MAY_CHANGE) | set(ABOUT_THE_CALL) <= NAMES
+
+    def test_of_a_task_are_the_limits_the_task_has_without_them(self):
+        for name in ("xsum", "xsum_news", "xsum_news_sport", "cnn_dm"):
+            recipe, task = arguments("--task", name), task_for(name, None, None, None)
+            for limit in ("max_source_length", "max_target_length", "val_max_target_length", "test_max_target_length"):
+                assert getattr(recipe, limit) == getattr(task, limit)
+
+
+class TestHelp:
+    @pytest.fixture(scope="class")
+    def shown(self) -> str:
+        program = "import sys; sys.argv = ['train_bart.py', '--help']; from seq2seq.train_bart import main; "
+        program += (
+            "import atexit; atexit.register(lambda: print(sorted({'torch', 'transformers'} & set(sys.modules)))); "
+        )
+        command = [sys.executable, "-c", program + "main()"]
+        environment = {**os.environ, "COLUMNS": "120"}
+        # the fastest of three: another program may hold the processor
+        seconds = []
+        for _ in range(3):
+            started = time.monotonic()
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+            seconds.append(time.monotonic() - started)
+        assert done.returncode == 0 and done.stderr == ""
+        assert min(seconds) < 1
+        return done.stdout
+
+    def test_comes_within_a_second_and_without_torch_and_transformers(self, shown):
+        assert shown.rstrip().endswith("[]")
+
+    def test_explains_every_option(self, shown):
+        text = " ".join(shown.split())
+        for name in NAMES:
+            assert f"--{name}" in text
+        assert "Prefix length P in virtual tokens per site" in text
+        assert "hub name or `save_pretrained` folder; default: the carried bart-mini" in text
