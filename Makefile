@@ -26,7 +26,7 @@ demo: setup ## prefix-tune the carried bart-mini on the carried notices, decode,
 	$(BIN)/python seq2seq/train_bart.py --mode prefixtune --output_dir runs/demo --overwrite $(ARGS)
 
 test: setup ## the whole suite
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

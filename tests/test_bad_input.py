@@ -97,7 +97,7 @@ class TestFlags:
 
     def test_a_real_process_ends_with_code_2_and_without_a_traceback(self, tmp_path):
         command = [sys.executable, "-m", "seq2seq.train_bart", "--data_dir", "nowhere", "--output_dir", str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == "error: --data_dir nowhere: no such directory; check the path\n"
         assert list(tmp_path.iterdir()) == []

@@ -152,7 +152,7 @@ class TestHelp:
         seconds = []
         for _ in range(3):
             started = time.monotonic()
-            done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
             seconds.append(time.monotonic() - started)
         assert done.returncode == 0 and done.stderr == ""
         assert min(seconds) < 1

@@ -34,7 +34,7 @@ def prefix_run(small, tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("prefix") / "run"
     program = Path(__file__).resolve().parent.parent / "seq2seq" / "train_bart.py"
     command = [sys.executable, program.name, *flags(**small, output_dir=directory)]
-    done = subprocess.run(command, cwd=program.parent, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=program.parent, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     (directory.parent / "stdout").write_text(done.stdout)
