@@ -1,48 +1,47 @@
 """Scores of generated texts, each with the signature that makes it repeatable.
 
 A score is computed once over the whole corpus; means over batches differ from it and are never taken.
-What a well-kept library measures is left to it: ROUGE to rouge-score, BLEU, chrF and TER to sacrebleu.
+What a well-kept library measures is left to it: ROUGE to rouge-score, BLEU, chrF and TER to sacrebleu; what the E2E
+challenge defines in its own way is in `metrics_e2e.py`. `python -m seq2seq.metrics GENERATED REFERENCES` scores files.
 
 A further metric is one function of the type `Family` and its names in `METRICS`.
 """
 
+from __future__ import annotations
+
+import argparse
 import math
 import re
 import string
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
 
-from seq2seq.utils import UserError
+from seq2seq import metrics_e2e
+from seq2seq.metrics_files import read_scored, show
+from seq2seq.metrics_tokens import mteval_tokens, ptb_tokens, split_sentences
+from seq2seq.utils import UserError, command
 
 References = Sequence[tuple[str, ...]]
 Scored = dict[str, tuple[float, str]]
 # (names of the family's metrics, hypotheses, references) -> name -> (score, signature)
 Family = Callable[[Sequence[str], list[str], References], Scored]
 
-# After these a full stop never ends a sentence ...
-TITLE = re.compile(r"dr|mr|mrs|ms|prof|st|mt|rev|gen|sgt|capt|lt|col|hon|fig|vs|cf|approx|e\.g|i\.e", re.I)
-# ... after these it does when a capital follows, unless that capital is a day's or a month's: "at 9 a.m. Monday".
-MAY_END = re.compile(
-    r"[ap]\.m|etc|inc|ltd|co|corp|jr|sr|u\.s|u\.k|ph\.d|jan|feb|mar|apr|aug|sept?|oct|nov|dec|no|nos", re.I
-)
-DAY_OR_MONTH = re.compile(
-    r"((Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|January|February|March|April|May|June|July|August"
-    r"|(Septem|Octo|Novem|Decem)ber)\b"
-)
-SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*\s+")
-
 
 def score(metrics: Sequence[str], hypotheses: list[str], references: References) -> dict[str, dict]:
     """Score a corpus by each metric: name -> `score`, `signature`, `n` (hypotheses), `references` (all of them).
 
-    Scores lie in 0..100, higher is better, except ter (edits per 100 reference words, lower is better).
-    Records may have different numbers of references; an empty hypothesis is scored as one that says nothing.
+    Scores lie in 0..100, higher is better, except ter (edits per 100 reference words, lower is better), nist (0 or
+    more, near 9 on E2E) and cider (0..10, near 2.5 on E2E). Records may have different numbers of references; an
+    empty hypothesis is scored as one that says nothing.
     Raises UserError for an unknown metric, ValueError for an empty corpus, unequal lengths or a record without
     reference, TypeError for a reference that is a bare string.
     """
-    unknown = [name for name in metrics if name not in METRICS]
-    if unknown:
-        raise UserError(f"unknown metric {', '.join(map(repr, unknown))}; choose from {', '.join(METRICS)}")
+    _refuse_unknown(metrics)
     if not hypotheses or len(hypotheses) != len(references):
         raise ValueError(
             f"cannot score {len(hypotheses)} hypotheses against references of {len(references)} records: "
@@ -64,44 +63,14 @@ def score(metrics: Sequence[str], hypotheses: list[str], references: References)
     return {name: {"score": scored[name][0], "signature": scored[name][1], **sizes} for name in dict.fromkeys(metrics)}
 
 
-def split_sentences(text: str) -> list[str]:
-    """Split English text into sentences: at newlines, and at `.`, `!` or `?` before a blank.
-
-    A full stop is no end after a title or an initial (`Dr.`), nor after `a.m.`, `No.` and the like before a small
-    letter, a digit or a day's name.
-    """
-    sentences = []
-    for line in text.splitlines():
-        start = 0
-        for match in SENTENCE_END.finditer(line):
-            if _ends_sentence(line[start : match.start()], match.group().strip(), line[match.end() :]):
-                sentences.append(line[start : match.end()])
-                start = match.end()
-        sentences.append(line[start:])
-    return [sentence.strip() for sentence in sentences if sentence.strip()]
-
-
-def _ends_sentence(before: str, mark: str, after: str) -> bool:
-    if mark != ".":
-        return True
-    words = before.split()
-    word = words[-1].lstrip("\"'“‘([") if words else ""
-    if TITLE.fullmatch(word) or (len(word) == 1 and word.isupper() and word != "I"):
-        return False
-    if MAY_END.fullmatch(word):
-        return after[:1].isupper() and not DAY_OR_MONTH.match(after)
-    return True
-
-
-def first_sentence(text: str) -> str:
-    """Return the first sentence of a text, the lead baseline of summarisation; an empty text gives an empty one."""
-    return next(iter(split_sentences(text)), "")
+def _refuse_unknown(metrics: Sequence[str]) -> None:
+    unknown = [name for name in metrics if name not in METRICS]
+    if unknown:
+        raise UserError(f"unknown metric {', '.join(map(repr, unknown))}; choose from {', '.join(METRICS)}")
 
 
 def _rouge(names: Sequence[str], hypotheses: list[str], references: References) -> Scored:
     """ROUGE with stemming: per record the reference of the best F1, over records the mean (Lin 2004)."""
-    from importlib.metadata import version
-
     from rouge_score.rouge_scorer import RougeScorer
 
     # rougeLsum reads a newline as a sentence's end; to the other three it is a blank.
@@ -120,18 +89,61 @@ def _rouge(names: Sequence[str], hypotheses: list[str], references: References) 
 
 
 def _sacrebleu(names: Sequence[str], hypotheses: list[str], references: References) -> Scored:
-    """BLEU, chrF2 and TER at sacrebleu's defaults, with sacrebleu's own signatures (Post 2018)."""
+    """BLEU, chrF2 and TER at sacrebleu's defaults, with sacrebleu's own signatures (Post 2018).
+
+    e2e_bleu ignores case, as mteval-v13a does unless told otherwise; the rest of mteval's BLEU is sacrebleu's default.
+    """
     from sacrebleu.metrics import BLEU, CHRF, TER
 
     # Stream i holds every record's i-th reference; None stands for "this record has fewer".
     streams = [
         [record[i] if i < len(record) else None for record in references] for i in range(max(map(len, references)))
     ]
+    # Table-to-text references often come tokenised, so `force`: sacrebleu need not warn of it.
+    metrics: dict[str, Callable[[], Any]] = {
+        "bleu": BLEU,
+        "chrf": CHRF,
+        "ter": TER,
+        "e2e_bleu": partial(BLEU, lowercase=True, force=True),
+    }
     scored = {}
     for name in names:
-        metric = {"bleu": BLEU, "chrf": CHRF, "ter": TER}[name]()
+        metric = metrics[name]()
         result = metric.corpus_score(hypotheses, streams)
         scored[name] = (float(result.score), f"{result.name}|{metric.get_signature()}")
+    return scored
+
+
+def _nist(names: Sequence[str], hypotheses: list[str], references: References) -> Scored:
+    """NIST over n-grams of 1 to 5 of mteval's tokens."""
+    value = metrics_e2e.nist(
+        [mteval_tokens(hypothesis) for hypothesis in hypotheses],
+        [[mteval_tokens(reference) for reference in record] for record in references],
+    )
+    signature = f"NIST|ngrams:5|case:lc|tok:13a|refs:clip-all,mean-length|sacrebleu:{version('sacrebleu')}"
+    return {name: (value, signature) for name in names}
+
+
+def _coco(names: Sequence[str], hypotheses: list[str], references: References) -> Scored:
+    """METEOR, ROUGE-L and CIDEr on the Penn Treebank tokens of the COCO caption code."""
+    tokens = [ptb_tokens(hypothesis) for hypothesis in hypotheses]
+    reference_tokens = [[ptb_tokens(reference) for reference in record] for record in references]
+    tool = f"tok:ptb-no-punctuation|case:lc|nltk:{version('nltk')}"
+    scored = {}
+    for name in names:
+        if name == "meteor":
+            wordnet = metrics_e2e.wordnet()
+            value = 100 * metrics_e2e.meteor(tokens, reference_tokens, wordnet or metrics_e2e.NoThesaurus())
+            match = f"exact,stem,wordnet-{wordnet.get_version()}" if wordnet else "exact,stem,no-wordnet"
+            parameters = f"alpha:{metrics_e2e.ALPHA}|beta:{metrics_e2e.BETA}|gamma:{metrics_e2e.GAMMA}"
+            settings = f"METEOR|match:{match}|{parameters}|refs:best|pooled"
+        elif name == "e2e_rougeL":
+            value = 100 * metrics_e2e.rouge_l(tokens, reference_tokens)
+            settings = f"ROUGE-L|beta:1.2|refs:max-P,max-R|mean-F|rouge-score:{version('rouge-score')}"
+        else:
+            value = metrics_e2e.cider(tokens, reference_tokens)
+            settings = "CIDEr-D|ngrams:4|sigma:6|df:references|refs:mean|mean"
+        scored[name] = (value, f"{settings}|{tool}")
     return scored
 
 
@@ -171,6 +183,52 @@ METRICS: dict[str, Family] = {
     "bleu": _sacrebleu,
     "chrf": _sacrebleu,
     "ter": _sacrebleu,
+    "e2e_bleu": _sacrebleu,
+    "nist": _nist,
+    "meteor": _coco,
+    "e2e_rougeL": _coco,
+    "cider": _coco,
     "exact_match": _answers,
     "f1": _answers,
 }
+E2E = ("e2e_bleu", "nist", "meteor", "e2e_rougeL", "cider")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake in one line, like all commands here."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see python -m seq2seq.metrics --help")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Score files and print a table and the signatures; returns the exit code, 2 for a user's mistake."""
+    parser = _Parser(
+        prog="python -m seq2seq.metrics",
+        description="Score generated texts against all their references, by default as the E2E challenge does.",
+    )
+    parser.add_argument("generated", type=Path, help="one text a line, or generations_<split>.jsonl of a run")
+    parser.add_argument(
+        "references",
+        type=Path,
+        nargs="?",
+        help="the references of each text, one a line, blank lines between texts; not for a .jsonl",
+    )
+    parser.add_argument(
+        "--metrics",
+        default=",".join(E2E),
+        help=f"names with commas between, of {', '.join(METRICS)}; default: %(default)s",
+    )
+
+    def work() -> None:
+        arguments = parser.parse_args(argv)
+        names = [name.strip() for name in arguments.metrics.split(",")]
+        _refuse_unknown(names)
+        parts = read_scored(arguments.generated, arguments.references)
+        show({part: score(names, *texts) for part, texts in parts.items()})
+
+    return command(work, interrupted="interrupted")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from seq2seq.metrics import first_sentence, score
+from seq2seq.metrics import score
+from seq2seq.metrics_tokens import first_sentence
 from seq2seq.runs import Run
 from seq2seq.tasks import Record, Task
 
@@ -56,7 +57,7 @@ class Report:
             part = {"part": record.part} if record.part else {}
             yield {"source": record.source, "references": list(record.references), "generated": text, **part}
 
-    def show(self, run: Run) -> None:
+    def show(self, run: Run, split: str = "test") -> None:
         """Print the table, the sizes and times, and three examples (of each part in turn)."""
         from rich.console import Console
         from rich.table import Table
@@ -65,7 +66,7 @@ class Report:
         for part, rows in self.rows.items():
             if part == "" and len(self.rows) > 1:
                 continue
-            table = Table(title=f"{self.task.name} · test{' · ' + part if part else ''} · {len(rows)} records")
+            table = Table(title=f"{self.task.name} · {split}{' · ' + part if part else ''} · {len(rows)} records")
             table.add_column("")
             for name in self.task.metrics:
                 table.add_column(name, justify="right")

@@ -11,15 +11,20 @@ class UserError(Exception):
     """A user's mistake in one line: what is wrong, where (file:line, flag), what to do instead."""
 
 
-def command(main: Callable[[], None]) -> int:
-    """Run a command's `main`; a UserError becomes one line on standard error and exit code 2."""
+def command(
+    main: Callable[[], None], interrupted: str = "interrupted; add --resume to go on from checkpoints/last.ckpt"
+) -> int:
+    """Run a command's `main`; a UserError becomes one line on standard error and exit code 2.
+
+    interrupted: what to say after Ctrl-C (exit code 130).
+    """
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; add --resume to go on from checkpoints/last.ckpt", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         return 130
     return 0
 
