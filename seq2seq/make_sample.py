@@ -13,11 +13,13 @@ import random
 import re
 import sys
 import zlib
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 
 from seq2seq.sample_texts import DOMAINS, common, names
 from seq2seq.sample_texts.shape import Domain
+from seq2seq.sample_texts.templates import fill, polish
 
 COUNTS = {"train": 3000, "val": 200, "test": 200}
 SOURCE_WORDS = (45, 110)
@@ -28,9 +30,6 @@ MAX_COVER = 0.8
 
 # A sentence that opens so speaks of the one before it, which therefore must not be a filler.
 _BACKWARD = ("It ", "They ", "She ", "Together ", "Between them", "As a result", "By winning", "With this", "After ")
-_CHOICE = re.compile(r"\[([^\[\]]*)\]")
-_SLOT = re.compile(r"\{(\^?)([^{}]+)\}")
-_ARTICLE = re.compile(r"\b([Aa]) (?=(?!one\b|uni|use|usu|eu)[aeiou]|(?!Uni|Eu)[AEIOU]|8\b|8\d\b|11\b|18\b)")
 _TOKEN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9',.-]*[A-Za-z0-9])?")
 
 
@@ -53,13 +52,7 @@ class _Record:
 
     def fill(self, text: str) -> str:
         """Draw every choice of a template and put in its slots."""
-        while found := _CHOICE.search(text):
-            text = text[: found.start()] + self.rng.choice(found[1].split("|")) + text[found.end() :]
-        return _SLOT.sub(self._slot, text)
-
-    def _slot(self, found: re.Match[str]) -> str:
-        value = self._value(found[2])
-        return value[:1].upper() + value[1:] if found[1] else value
+        return fill(self.rng, text, self._value)
 
     def _value(self, name: str) -> str:
         if name in self.values:
@@ -73,9 +66,7 @@ class _Record:
 
     def sentence(self, text: str) -> str:
         """A template as a finished sentence."""
-        text = re.sub(" +", " ", _ARTICLE.sub(r"\1n ", self.fill(text))).strip()
-        start = 1 if text.startswith('"') else 0
-        return text[:start] + text[start : start + 1].upper() + text[start + 1 :]
+        return polish(self.fill(text))
 
 
 def tokens(text: str) -> list[str]:
@@ -159,16 +150,18 @@ def to_gzip(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write the files, or compare them with what would be written."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def write_or_check(
+    make: Callable[[int], dict[str, list[dict[str, object]]]], description: str | None, argv: list[str] | None
+) -> int:
+    """Write the files of the splits that `make` makes of a seed, or compare them with what would be written."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of {train,val,test}.jsonl.gz")
     parser.add_argument("--seed", type=int, default=7, help="seed of the generator (the committed files have 7)")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the files there differ")
     args = parser.parse_args(argv)
     if not args.check:
         args.output_dir.mkdir(parents=True, exist_ok=True)
-    for split, records in make_records(args.seed).items():
+    for split, records in make(args.seed).items():
         path, lines = args.output_dir / f"{split}.jsonl.gz", to_lines(records)
         if not args.check:
             path.write_bytes(to_gzip(lines))
@@ -182,6 +175,11 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{path} differs from what seed {args.seed} makes", file=sys.stderr)
             return 1
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    return write_or_check(make_records, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ class Row(NamedTuple):
     """Subset that is scored apart, from the record's own field `part`; "" when it has none."""
     place: str
     """`path:line`, from 1."""
+    skip: str = ""
+    """Why the record is left out, where it is not for an empty text."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,16 @@ class SplitFiles:
     aligned: bool
     notes: tuple[str, ...] = ()
     """Choices made while looking, one line each."""
+
+
+@dataclass(frozen=True)
+class OwnFiles:
+    """Where a data set's own format keeps one split."""
+
+    patterns: tuple[str, ...]
+    """Globs inside the folder, the preferred one first; all files of one pattern belong together, each also `.gz`."""
+    origin: str
+    """Where these files are to be had, for the error when none is there."""
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -105,13 +117,18 @@ def read_aligned(source_path: Path, target_path: Path) -> Iterator[Row]:
 
 def read_table(path: Path, fields: Fields) -> Iterator[Row]:
     """Rows of one json lines, csv or parquet file, told apart by the file's ending."""
-    endings = path.suffixes[-2:] if path.suffix == ".gz" else path.suffixes[-1:]
-    if endings[0] == ".parquet":
-        yield from rows_of(_parquet_records(path), fields)
-    elif endings[0] == ".csv":
-        yield from rows_of(_csv_records(path), fields)
-    else:
-        yield from rows_of(_json_records(path), fields)
+    return rows_of(table_records(path), fields)
+
+
+def table_records(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """(place, record) pairs of one json lines, csv or parquet file, told apart by the file's ending."""
+    readers = {".parquet": _parquet_records, ".csv": _csv_records}
+    return readers.get(ending(path), _json_records)(path)
+
+
+def ending(path: Path) -> str:
+    """A file's ending, `.gz` left out: `.csv` of `train.csv.gz`."""
+    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
 
 
 def rows_of(records: Iterable[tuple[str, Mapping[str, object]]], fields: Fields) -> Iterator[Row]:
@@ -128,13 +145,13 @@ def rows_of(records: Iterable[tuple[str, Mapping[str, object]]], fields: Fields)
             raise _missing(place, record, _names(fields.source, "source"))
         if target is None and references is None:
             raise _missing(place, record, (*_names(fields.target, "target"), "references"))
-        targets = _texts(target[0], place, "target") if target else []
+        targets = texts(target[0], place, "target") if target else []
         if references:
-            further = _texts(references[0], place, "references")
+            further = texts(references[0], place, "references")
             targets = targets + [text for text in further if text not in targets]
         part = _first_field(record, ("part",))
         yield Row(
-            " ".join(_texts(source[0], place, "source")),
+            " ".join(texts(source[0], place, "source")),
             tuple(targets),
             str(part[0]) if part and part[0] is not None else "",
             place,
@@ -142,18 +159,22 @@ def rows_of(records: Iterable[tuple[str, Mapping[str, object]]], fields: Fields)
 
 
 def find_split(
-    folder: Path, split: Split, languages: tuple[str, str] | None = None, subfolders: Sequence[str] = ()
+    folder: Path,
+    split: Split,
+    languages: tuple[str, str] | None = None,
+    subfolders: Sequence[str] = (),
+    own: OwnFiles | None = None,
 ) -> SplitFiles:
     """The files of `folder` that hold `split`; `languages` adds line files such as `train.en` and `train.de`.
 
-    Looks in the folder, then in `data/` and in `subfolders`, where hub data sets keep theirs. A test split that is not
-    called `test` is the alphabetically first `test*`. Whatever was found and is not read is said in the notes.
-    Raises UserError when the split is not there.
+    Looks in the folder, then in `data/` and in `subfolders`, where hub data sets keep theirs; the data set's `own`
+    files come before the usual ones. A test split that is not called `test` is the alphabetically first `test*`.
+    Whatever was found and is not read is said in the notes. Raises UserError when the split is not there.
     """
     for place in (folder, folder / "data", *(folder / name for name in subfolders)):
         if not place.is_dir():
             continue
-        usual = _files_named(place, SPLIT_NAMES[split], languages)
+        usual = _own_files(place, own) + _files_named(place, SPLIT_NAMES[split], languages)
         found = usual or (_files_named(place, _test_names(place, languages), languages) if split == "test" else [])
         if found:
             chosen, *others = found
@@ -163,7 +184,7 @@ def find_split(
             if others:
                 note += f"; not read: {', '.join(_shown(files) for files in others)}"
             return SplitFiles(chosen.paths, chosen.aligned, (note,))
-    raise _no_split(folder, split, languages)
+    raise _no_split(folder, split, languages, own)
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -198,6 +219,22 @@ def saved_records(folder: Path, split: Split) -> Iterator[tuple[str, Mapping[str
 def numbered(records: Iterable[Mapping[str, object]], name: str) -> Iterator[tuple[str, Mapping[str, object]]]:
     """(place, record) pairs: the records of something called `name`, counted from 1."""
     return ((f"{name}:{number}", record) for number, record in enumerate(records, start=1))
+
+
+def texts(value: object, place: str, name: str) -> list[str]:
+    """A field as a list of strings: null is none of them, a string is one. Raises UserError for anything else."""
+    held = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(held, list) or not all(isinstance(text, str) for text in held):
+        raise UserError(f"{place}: {name} is {_one_line(repr(value))[:60]}; write a string or a list of strings")
+    for text in held:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{place}: {name} holds half a character (\\u{ord(text[error.start]):04x} at position "
+                f"{error.start + 1}); mend or remove the line"
+            ) from error
+    return held
 
 
 def _json_records(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
@@ -275,22 +312,6 @@ def _first_field(record: Mapping[str, object], names: Sequence[str]) -> tuple[ob
     return None
 
 
-def _texts(value: object, place: str, name: str) -> list[str]:
-    """A field as a list of strings: null is none of them, a string is one."""
-    texts = [] if value is None else [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise UserError(f"{place}: {name} is {_one_line(repr(value))[:60]}; write a string or a list of strings")
-    for text in texts:
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"{place}: {name} holds half a character (\\u{ord(text[error.start]):04x} at position "
-                f"{error.start + 1}); mend or remove the line"
-            ) from error
-    return texts
-
-
 def _missing(place: str, record: Mapping[str, object], names: Sequence[str]) -> UserError:
     return UserError(
         f"{place}: no field {' or '.join(names)}; it has {', '.join(map(str, record)) or 'none'}: rename the field, or "
@@ -319,6 +340,17 @@ def _files_named(folder: Path, names: Sequence[str], languages: tuple[str, str] 
     return found
 
 
+def _own_files(folder: Path, own: OwnFiles | None) -> list[SplitFiles]:
+    found: list[SplitFiles] = []
+    for pattern in own.patterns if own else ():
+        taken = {path for files in found for path in files.paths}
+        plain = set(folder.glob(pattern))
+        packed = {path for path in folder.glob(pattern + ".gz") if path.with_suffix("") not in plain}
+        if paths := sorted((plain | packed) - taken):
+            found.append(SplitFiles(tuple(paths), aligned=False))
+    return found
+
+
 def _plain_or_packed(path: Path) -> Path | None:
     packed = path.with_name(path.name + ".gz")
     return path if path.is_file() else packed if packed.is_file() else None
@@ -332,18 +364,23 @@ def _test_names(folder: Path, languages: tuple[str, str] | None) -> list[str]:
 
 
 def _shown(files: SplitFiles) -> str:
-    return " and ".join(path.name for path in files.paths[:2]) if files.aligned else files.paths[0].name
+    if files.aligned:
+        return " and ".join(path.name for path in files.paths)
+    return files.paths[0].name + (f" and {len(files.paths) - 1} more" if len(files.paths) > 1 else "")
 
 
-def _no_split(folder: Path, split: Split, languages: tuple[str, str] | None) -> UserError:
+def _no_split(folder: Path, split: Split, languages: tuple[str, str] | None, own: OwnFiles | None) -> UserError:
     names = SPLIT_NAMES[split]
     stem = names[0] if len(names) == 1 else "{" + ",".join(names) + "}"
-    pairs = f"{stem}.{{{languages[0]},{languages[1]}}}, " if languages else ""
+    first = f"{stem}.{{{languages[0]},{languages[1]}}}, " if languages else ""
+    first += "".join(f"{pattern}, " for pattern in own.patterns) if own else ""
     held = sorted(path.name for path in folder.iterdir())
     listing = ", ".join(held[:8]) + (", …" if len(held) > 8 else "") if held else "nothing"
     hint = "" if languages else "; files such as train.en and train.de need --source_lang en --target_lang de"
+    if own:
+        hint = f"; put the missing files there: {own.origin}"
     return UserError(
-        f"--data_dir {folder}: no {split} split; looked for {pairs}{stem}.{{source,target}}, .jsonl, .json, .csv "
+        f"--data_dir {folder}: no {split} split; looked for {first}{stem}.{{source,target}}, .jsonl, .json, .csv "
         f"(each also .gz) and .parquet; the folder holds {listing}{hint}"
     )
 

@@ -7,7 +7,8 @@ A new task is one more entry of TASKS.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Literal, NamedTuple
@@ -16,6 +17,7 @@ from seq2seq.readers import (
     Fields,
     Row,
     Split,
+    SplitFiles,
     find_split,
     is_saved_dataset,
     numbered,
@@ -24,6 +26,7 @@ from seq2seq.readers import (
     rows_of,
     saved_records,
 )
+from seq2seq.table_readers import TABLES, TableName, read_own, rows_of_own
 from seq2seq.utils import UserError
 
 CARRIED = Path(__file__).parent / "carried"
@@ -32,14 +35,17 @@ PLACES_SHOWN = 5  # places of skipped records that a report names before "..."
 
 @dataclass(frozen=True)
 class Search:
-    """Beam search: the fields of transformers' `generate`, under its names."""
+    """Beam search: the fields of transformers' `generate`, under its names.
+
+    Encoder-decoders count the start token and </s> in both lengths; decoders (GPT-2) count new tokens alone.
+    """
 
     num_beams: int
     """Hypotheses kept at each step."""
     min_length: int
-    """Shortest output, tokens, the start token and </s> counted."""
+    """Shortest output, tokens."""
     max_length: int
-    """Longest output, tokens, the start token and </s> counted."""
+    """Longest output, tokens."""
     length_penalty: float
     """Exponent of the length by which a hypothesis' log-probability is divided; above 0 favours long ones."""
     no_repeat_ngram_size: int
@@ -59,7 +65,7 @@ class Task:
     """One task; lengths are tokens with the tokenizer's special tokens."""
 
     name: str
-    kind: Literal["summarization", "translation"]
+    kind: Literal["summarization", "translation", "table_to_text"]
     max_source_length: int
     max_target_length: int
     """Training targets are cut here."""
@@ -67,12 +73,14 @@ class Task:
     test_max_target_length: int
     search: Search
     metrics: tuple[str, ...]
-    """Names in `seq2seq/metrics.py`: rouge1, rouge2, rougeL, rougeLsum, bleu, chrf."""
+    """Names of METRICS in `seq2seq/metrics.py`."""
     best_metric: str
     """The score that chooses the best checkpoint."""
     source_field: str = "source"
     """Field of a json, csv, parquet or hub record; a dot steps into a nested record."""
     target_field: str = "target"
+    table: TableName | None = None
+    """Data set whose own files and record fields are read beside the usual ones (`seq2seq/table_readers.py`)."""
     hub: str | None = None
     """Hub data set; None = there is none."""
     hub_config: str | None = None
@@ -216,9 +224,58 @@ WMT16_EN_RO = Task(
     best_metric="bleu",
 )
 
+E2E = Task(
+    name="e2e",
+    kind="table_to_text",
+    table="e2e",
+    hub="tuetschek/e2e_nlg",
+    # above the longest texts of the three data sets (245 and 131 tokens of the carried bases' small vocabulary), and
+    # a source, its target and a prefix of 30 fit 512 positions
+    max_source_length=320,
+    max_target_length=160,
+    val_max_target_length=160,
+    test_max_target_length=160,
+    # the authors' search for GPT-2
+    search=Search(
+        num_beams=5, min_length=0, max_length=100, length_penalty=1.0, no_repeat_ngram_size=0, early_stopping=False
+    ),
+    metrics=("e2e_bleu", "nist", "meteor", "e2e_rougeL", "cider"),
+    best_metric="e2e_bleu",
+)
+
+WEBNLG = replace(
+    E2E,
+    name="webnlg",
+    table="webnlg",
+    hub="webnlg-challenge/web_nlg",
+    hub_config="webnlg_challenge_2017",
+    hub_splits={"train": "train", "val": "dev", "test": "test"},
+    metrics=("bleu", "meteor", "ter"),
+    best_metric="bleu",
+)
+
+DART = replace(WEBNLG, name="dart", table="dart", hub="Yale-LILY/dart", hub_config=None, hub_splits=E2E.hub_splits)
+
+SAMPLE_TABLES = replace(
+    E2E,
+    name="sample_tables",
+    table=None,
+    hub=None,
+    carried="sample_tables",
+    carried_test=("handwritten.jsonl",),
+    # above the longest of its texts in the carried bases' vocabulary, 63 tokens
+    max_source_length=96,
+    max_target_length=96,
+    val_max_target_length=96,
+    test_max_target_length=96,
+)
+
 TASKS: dict[str, Task] = {
     task.name: task
-    for task in (SAMPLE, XSUM, XSUM_NEWS, replace(XSUM_NEWS, name="xsum_news_sport"), CNN_DM, SCITLDR, WMT16_EN_RO)
+    for task in (
+        *(SAMPLE, XSUM, XSUM_NEWS, replace(XSUM_NEWS, name="xsum_news_sport"), CNN_DM, SCITLDR, WMT16_EN_RO),
+        *(E2E, WEBNLG, DART, SAMPLE_TABLES),
+    )
 }
 
 # What a folder without a task is read as: room for a paragraph; the flags narrow it.
@@ -234,6 +291,28 @@ CUSTOM = replace(
     search=replace(SAMPLE.search, max_length=128),
 )
 CUSTOM_TRANSLATION = replace(WMT16_EN_RO, name="custom", hub=None, hub_config=None)
+
+
+def first_of_each_part(records: Sequence[Record], count: int) -> list[Record]:
+    """The first `count` records of each part, in order."""
+    taken: dict[str, int] = {}
+    kept = []
+    for record in records:
+        taken[record.part] = taken.get(record.part, 0) + 1
+        if taken[record.part] <= count:
+            kept.append(record)
+    return kept
+
+
+def draw(records: Sequence[Record], count: int, seed: int) -> list[Record]:
+    """`count` records at random, in order; with one seed a smaller draw is part of a larger one.
+
+    Raises UserError for more than there are.
+    """
+    if count > len(records):
+        raise UserError(f"--lowdata {count}: there are {len(records)} training records; give at most that")
+    order = random.Random(seed).sample(range(len(records)), len(records))
+    return [records[i] for i in sorted(order[:count])]
 
 
 def task_for(name: str | None, data_dir: str | None, source_lang: str | None, target_lang: str | None) -> Task:
@@ -264,8 +343,9 @@ def task_for(name: str | None, data_dir: str | None, source_lang: str | None, ta
 def load_records(task: Task, data_dir: str | None, split: Split) -> Records:
     """The records of one split, from `data_dir`, else from the package, else from the hub.
 
-    A record without a source or without any reference is skipped and counted; empty references are dropped. Raises
-    UserError for input that cannot be read, and for a split in which no record is left.
+    A record without a source or without any reference is skipped and counted; empty references are dropped. Of a
+    table-to-text task, records of equal source become one with the references of all. Raises UserError for input that
+    cannot be read, and for a split in which no record is left.
     """
     records = Records(split)
     if data_dir:
@@ -273,17 +353,18 @@ def load_records(task: Task, data_dir: str | None, split: Split) -> Records:
     elif task.carried:
         folder = CARRIED / task.carried
     else:
-        return _filled(records, rows_of(_hub_records(task, split), _fields(task)), f"--task {task.name}")
+        return _filled(records, _rows(task, _hub_records(task, split), split), f"--task {task.name}", task)
     if not folder.is_dir():
         what = "a file; give the folder that holds it" if folder.exists() else "no such directory; check the path"
         raise UserError(f"--data_dir {folder}: {what}")
     if is_saved_dataset(folder):
-        return _filled(records, rows_of(saved_records(folder, split), _fields(task)), f"--data_dir {folder}")
+        return _filled(records, _rows(task, saved_records(folder, split), split), f"--data_dir {folder}", task)
 
-    files = find_split(folder, split, task.languages, (task.hub_config,) if task.hub_config else ())
+    own = TABLES[task.table].files(split) if task.table else None
+    files = find_split(folder, split, task.languages, (task.hub_config,) if task.hub_config else (), own)
     records.notes.extend(files.notes)
     further = [folder / name for name in task.carried_test] if split == "test" and not data_dir else []
-    return _filled(records, _file_rows(task, files.paths, files.aligned, further), str(files.paths[0]))
+    return _filled(records, _file_rows(task, split, files, further), str(files.paths[0]), task)
 
 
 def _between(task: Task, source_lang: str, target_lang: str, data_dir: str | None) -> Task:
@@ -308,12 +389,19 @@ def _fields(task: Task) -> Fields:
     return Fields(task.source_field, task.target_field)
 
 
-def _file_rows(task: Task, paths: tuple[Path, ...], aligned: bool, further: list[Path]) -> Iterator[Row]:
-    if aligned:
-        yield from read_aligned(*paths)
+def _rows(task: Task, records: Iterable[tuple[str, Mapping[str, object]]], split: Split) -> Iterator[Row]:
+    return rows_of_own(records, task.table, split, _fields(task)) if task.table else rows_of(records, _fields(task))
+
+
+def _file_rows(task: Task, split: Split, files: SplitFiles, further: list[Path]) -> Iterator[Row]:
+    if files.aligned:
+        yield from read_aligned(*files.paths)
     else:
-        for path in (*paths, *further):
-            yield from read_table(path, _fields(task))
+        for path in (*files.paths, *further):
+            if task.table:
+                yield from read_own(path, task.table, split, _fields(task))
+            else:
+                yield from read_table(path, _fields(task))
 
 
 def _hub_records(task: Task, split: Split) -> Iterator[tuple[str, Mapping[str, object]]]:
@@ -345,19 +433,31 @@ def _hub_records(task: Task, split: Split) -> Iterator[tuple[str, Mapping[str, o
     return numbered(loaded, f"{task.name}[{hub_split}]")
 
 
-def _filled(records: Records, rows: Iterable[Row], where: str) -> Records:
+def _filled(records: Records, rows: Iterable[Row], where: str, task: Task) -> Records:
     """`records` with the rows that have a source and a reference, and with the places of those that have not."""
     for row in rows:
         references = tuple(text for text in row.targets if text.strip())
-        if row.source.strip() and references:
+        if row.source.strip() and references and not row.skip:
             records.items.append(Record(row.source, references, row.part))
         else:
-            reason = "empty target" if row.source.strip() else "empty source"
+            reason = row.skip or ("empty target" if row.source.strip() else "empty source")
             records.skipped.setdefault(reason, []).append(PurePath(row.place).name)
     if not records.items:
         account = "".join(f" ({line})" for line in records.report())
         raise UserError(f"{where}: no {records.split} record has a source and a target{account}; pass other data")
+    if task.kind == "table_to_text":
+        records.items = _merged(records.items)
     return records
+
+
+def _merged(records: list[Record]) -> list[Record]:
+    """One record a source, where it first appears, with the references of all in their order."""
+    by_source: dict[str, Record] = {}
+    for record in records:
+        first = by_source.get(record.source)
+        merged = first._replace(references=first.references + record.references) if first else record
+        by_source[record.source] = merged
+    return list(by_source.values())
 
 
 def _places(places: list[str]) -> str:

@@ -19,7 +19,8 @@ from seq2seq.utils import UserError
 
 class TestRegistry:
     def test_every_task_of_the_paper_and_more_is_there(self):
-        assert list(TASKS) == ["sample", "xsum", "xsum_news", "xsum_news_sport", "cnn_dm", "scitldr", "wmt16_en_ro"]
+        papers = ["xsum", "xsum_news", "xsum_news_sport", "cnn_dm", "e2e", "webnlg", "dart"]
+        assert set(TASKS) >= {"sample", *papers, "scitldr", "wmt16_en_ro"}
 
     @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
     def test_scores_of_a_task_exist(self, task):
@@ -54,6 +55,18 @@ class TestRegistry:
             "length_penalty": 1.0,
             "no_repeat_ngram_size": 3,
             "early_stopping": True,
+        }
+
+    @pytest.mark.parametrize("name", ["e2e", "webnlg", "dart"])
+    def test_search_of_table_to_text_is_the_authors(self, name):
+        assert TASKS[name].kind == "table_to_text"
+        assert asdict(TASKS[name].search) == {
+            "num_beams": 5,
+            "min_length": 0,
+            "max_length": 100,
+            "length_penalty": 1.0,
+            "no_repeat_ngram_size": 0,
+            "early_stopping": False,
         }
 
     def test_translation_bans_no_repetition_and_has_no_minimum(self):
