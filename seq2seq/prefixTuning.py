@@ -8,25 +8,26 @@
     BART    encoder ──[P|S]──┐                 three independent prefixes: encoder self, decoder self, decoder cross
             decoder ──[P|T]──┴─[P|S]── logits
     GPT-2           ──[P|S+T]───────── logits  one prefix; real token j has position P + j
+    infix           ──[S|P|T]───────── logits  decoders; the source does not see the prefix behind it
 
     E ──Linear──Tanh──(Linear──Tanh, deep)──Linear──► P × (2·L·d) ──► L layers × (key, value) × H × P × D
+    E ──Linear──Tanh──Linear──► P × width ──LM_φ──► the same     (PrefixEmbTuning)
 
 Shapes: B batch, L layers, H key/value heads, P prefix length, D head width, d = H·D, S source and T target length.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from seq2seq.generation import generate
+from seq2seq.losses import next_token_loss
 from seq2seq.prefix_attention import (
     KEYWORD,
     LivePrefix,
@@ -37,77 +38,53 @@ from seq2seq.prefix_attention import (
     find_sites,
     inject,
 )
+from seq2seq.prefix_computed import as_evaluated, infix_behind_source, key_values_of_vectors, vectors_of_words
+from seq2seq.prefix_files import PrefixFiles
+from seq2seq.prefix_parameters import InputVectors, Parametrisation, SitePrefix, fit
+from seq2seq.prefix_positions import check_positions, positions_behind, shifted_stacks, stacks_to_shift
 from seq2seq.utils import UserError
 
-WEIGHTS, CONFIG = "prefix.safetensors", "prefix_config.json"
-ORIGINAL = {
-    "decoder": ("wte", "control_trans"),
-    "cross": ("wte2", "control_trans2"),
-    "encoder": ("wte_enc", "control_trans_enc"),
-}
+
+class DefaultLength(int):
+    """The default prefix length, which can be told from the same number given by a caller."""
 
 
-class SitePrefix(nn.Module):
-    """The learned keys and values of one site: an MLP over P embeddings, or the keys and values themselves (flat).
-
-    Args:
-        mid_dim: width of the MLP's hidden layer; 0 = flat.
-        deep: one more hidden layer.
-    """
-
-    def __init__(self, site: Site, preseqlen: int, mid_dim: int, deep: bool) -> None:
-        super().__init__()
-        self.shape = (len(site.modules), 2, site.heads, preseqlen, site.head_dim)
-        if mid_dim == 0:
-            self.key_values = nn.Parameter(torch.randn(self.shape))
-            return
-        self.embedding = nn.Parameter(torch.randn(preseqlen, site.width))
-        middle = [nn.Linear(mid_dim, mid_dim), nn.Tanh()] if deep else []
-        outputs = 2 * len(site.modules) * site.heads * site.head_dim
-        self.mlp = nn.Sequential(nn.Linear(site.width, mid_dim), nn.Tanh(), *middle, nn.Linear(mid_dim, outputs))
-
-    @property
-    def flat(self) -> bool:
-        return "key_values" in self._parameters
-
-    def forward(self) -> Tensor:
-        """Keys and values of all layers (L, 2, H, P, D)."""
-        if self.flat:
-            return self.key_values
-        layers, two, heads, length, head_dim = self.shape
-        with torch.autocast(self.embedding.device.type, enabled=False):  # the prefix stays in its own precision
-            features = self.mlp(self.embedding)  # feature (2·layer + kv)·d + head·D + j
-        return features.view(length, layers, two, heads, head_dim).permute(1, 2, 3, 0, 4)
+DEFAULT_LENGTH = DefaultLength(5)  # the authors' for WebNLG and DART
 
 
-class PrefixTuning(nn.Module):
+class PrefixTuning(PrefixFiles, nn.Module):
     """A frozen base model with a learned prefix in front of the keys and values of its attention.
 
     Args:
         model: BART or another encoder-decoder of its layout, GPT-2 or another decoder. It is frozen.
-        preseqlen: prefix length P.
+        preseqlen: prefix length P; where none is given, `init_from_text` takes the text's.
         mid_dim: width of the reparametrising MLP; 0 = flat, no MLP.
         deep: one more hidden layer in the MLP.
         sites: of "encoder", "decoder", "cross"; None = all the model has.
         dropout: on the produced keys and values, per example and site, in training.
         shift_positions: real token j gets position P + j; None = as the authors: yes for decoders, no for BART.
         base_dropout: the base's own dropout in training; None = as the authors: off for decoders, on for BART.
+        infix: the prefix stands between source and target: learned keys and values, added to those that the base
+            computes for P learned input vectors behind the source. For decoders.
 
     Raises:
-        UserError: unknown site, a model whose attention cannot hold a prefix.
-    Source: Li & Liang 2021, sections 4.2 and 4.3.
+        UserError: unknown site, a model whose attention cannot hold a prefix, positions that cannot be shifted.
+    Source: Li & Liang 2021, sections 4.2, 4.3; infix: section 7.3.
     """
+
+    form = "activation"
 
     def __init__(
         self,
         model: PreTrainedModel,
-        preseqlen: int = 5,
+        preseqlen: int = DEFAULT_LENGTH,
         mid_dim: int = 512,
         deep: bool = False,
         sites: Sequence[str] | None = None,
         dropout: float = 0.0,
         shift_positions: bool | None = None,
         base_dropout: bool | None = None,
+        infix: bool = False,
     ) -> None:
         super().__init__()
         if preseqlen < 1:
@@ -116,18 +93,32 @@ class PrefixTuning(nn.Module):
         unknown = [name for name in sites or () if name not in available]
         if unknown or sites is not None and not sites:
             raise UserError(f"sites {list(sites or ())}: {type(model).__name__} has {', '.join(available)}")
+        is_decoder = not model.config.is_encoder_decoder
+        if infix and not is_decoder:
+            raise UserError("infix: an encoder-decoder reads its source in the encoder; an infix is for decoders")
+        if infix and shift_positions is False:
+            raise UserError("infix: its positions follow the source's; leave shift_positions out")
         self.model = model.requires_grad_(False)
         enable_prefix(model)
         self.sites = {name: site for name, site in available.items() if sites is None or name in sites}
-        self.preseqlen, self.mid_dim, self.deep, self.dropout = preseqlen, mid_dim, deep, dropout
-        is_decoder = not model.config.is_encoder_decoder
+        self.length_given = not isinstance(preseqlen, DefaultLength)
+        self.preseqlen, self.mid_dim, self.deep, self.dropout = int(preseqlen), mid_dim, deep, dropout
         self.shift_positions = is_decoder if shift_positions is None else shift_positions
         self.base_dropout = not is_decoder if base_dropout is None else base_dropout
-        if self.shift_positions and not is_decoder:
-            raise UserError("shift_positions: an encoder-decoder's positions cannot be shifted; it is for decoders")
-        self._check_positions(1)
-        self.prefix = nn.ModuleDict({n: SitePrefix(s, preseqlen, mid_dim, deep) for n, s in self.sites.items()})
-        self.prefix.to(model.device)
+        self.infix = infix
+        self.shifted = stacks_to_shift(model, self.sites) if self.shift_positions and not is_decoder else []
+        if self.shift_positions:
+            check_positions(model, self.preseqlen, 1)
+        self.prefix = nn.ModuleDict(self._make()).to(model.device)
+
+    def _make(self) -> dict[str, Parametrisation]:
+        """The modules that are trained."""
+        made: dict[str, Parametrisation] = {
+            name: SitePrefix(site, self.preseqlen, self.mid_dim, self.deep) for name, site in self.sites.items()
+        }
+        if self.infix:
+            made["infix"] = InputVectors(self.preseqlen, self.sites["decoder"].width, mid_dim=0)
+        return made
 
     @property
     def config(self) -> Any:
@@ -140,23 +131,73 @@ class PrefixTuning(nn.Module):
 
     # -- the prefix itself ------------------------------------------------------------------------------------------
 
-    def past_key_values(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
-        """Per site and layer the prefix's (key, value), each (H, P, D), without dropout."""
-        return {name: [(layer[0], layer[1]) for layer in self.prefix[name]()] for name in self.sites}
+    def key_values(self) -> dict[str, Tensor]:
+        """The learned keys and values of each site (L, 2, H, P, D), without dropout."""
+        return {name: self.prefix[name]() for name in self.sites}
+
+    def past_key_values(
+        self, source_ids: Tensor | None = None, source_attention_mask: Tensor | None = None
+    ) -> dict[str, list[tuple[Tensor, Tensor]]]:
+        """Per site and layer the prefix's (key, value), each (H, P, D), without dropout.
+
+        With sources (B, S), an infix's are those of [source; infix], each (B, H, S + P, D).
+        """
+        if source_ids is not None:
+            live = self._behind(source_ids, source_attention_mask, dropout=0.0)
+            return {"decoder": [live.key_values[module] for module in self.sites["decoder"].modules]}
+        return {name: [(layer[0], layer[1]) for layer in layers] for name, layers in self.key_values().items()}
+
+    def trained(self) -> dict[str, Parametrisation]:
+        """What is trained: a module for each site, stack of input vectors, or infix."""
+        return dict(self.prefix.items())  # type: ignore[arg-type]
 
     def num_prefix_parameters(self) -> int:
-        """Numbers that are kept after training: keys and values, the MLP dropped."""
-        return sum(torch.Size(module.shape).numel() for module in self._modules_by_site().values())
+        """Numbers that are kept after training: keys and values (and an infix's input vectors), the MLP dropped."""
+        kept = [len(s.modules) * 2 * s.heads * self.preseqlen * s.head_dim for s in self.sites.values()]
+        return sum(kept) + (self.preseqlen * self.sites["decoder"].width if self.infix else 0)
+
+    def init_from_text(self, text: str, tokenizer: Any) -> float:
+        """Start with the keys and values that the base computes for a text: exact when flat, fitted by an MLP.
+
+        P becomes the text's number of tokens, special ones not added; where P was given, the tokens are repeated or
+        cut. An encoder-decoder's decoder reads the text too, attending to the encoder's output of it. An infix starts
+        as the text behind the source. Call it before making the optimiser.
+        Returns the mean squared error that the fit leaves. Raises UserError for a text without tokens.
+        Source: Li & Liang 2021, section 7.4; the fit is the authors' `lowdata_init_train3`.
+        """
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise UserError(f"init_from_text {text!r}: the tokenizer makes no token of it; give a word")
+        length = self.preseqlen if self.length_given else len(ids)
+        if self.shift_positions:
+            check_positions(self.model, length, 1)
+        modules = self.trained()
+        for module in modules.values():
+            module.resize(length)
+        self.preseqlen = length
+        with as_evaluated(self.model), torch.no_grad():
+            targets = self._targets(vectors_of_words(self.model, (ids * (length // len(ids) + 1))[:length]))
+        like = next(self.prefix.parameters())
+        return fit(modules, {name: target.to(like) for name, target in targets.items()})
+
+    def _targets(self, words: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What each module should give so that words (1, P, width) stand in the prefix's place."""
+        if self.infix:
+            return {"decoder": torch.zeros_like(self.prefix["decoder"]()), "infix": words["decoder"][0]}
+        return {name: x[:, :, 0] for name, x in key_values_of_vectors(self.model, self.sites, words).items()}
 
     def collapse(self) -> PrefixTuning:
         """Drop the MLP and keep its keys and values; forward and generation are unchanged. Returns self."""
-        for name, module in self._modules_by_site().items():
-            with torch.no_grad():
-                kept = module().clone(memory_format=torch.contiguous_format)
-            flat = SitePrefix(self.sites[name], self.preseqlen, 0, False).to(kept.device, kept.dtype)
-            flat.key_values = nn.Parameter(kept)
-            self.prefix[name] = flat
-        self.mid_dim, self.deep = 0, False
+        with torch.no_grad():
+            kept = {name: x.clone(memory_format=torch.contiguous_format) for name, x in self.key_values().items()}
+        flat: dict[str, nn.Module] = {}
+        for name, value in kept.items():
+            flat[name] = SitePrefix(self.sites[name], self.preseqlen, 0, False).to(value.device, value.dtype)
+            flat[name].key_values = nn.Parameter(value)
+        if self.infix:
+            flat["infix"] = self.prefix["infix"]
+        self.prefix = nn.ModuleDict(flat)
+        self.mid_dim, self.deep, self.form = 0, False, "activation"
         return self
 
     def detach(self) -> PreTrainedModel:
@@ -170,12 +211,15 @@ class PrefixTuning(nn.Module):
         """The base model's forward with the prefix in place; same arguments and output class.
 
         `position_ids`, where given, are those of the real tokens; P is added to them in decoders.
+        An infix takes `source_ids`, `source_attention_mask` (B, S) too, and `input_ids` are then the target. Pad its
+        sources on the left: padding on the right takes positions, as in the authors' code.
         Raises UserError when P + length exceeds the position table.
         """
         enable_prefix(self.model)
-        live = self._live()
+        live = self._live(inputs)
         labels = None if self.model.config.is_encoder_decoder else inputs.pop("labels", None)
-        with checkpoint_in_eval_mode(self.model) if self.training else nullcontext(False) as checkpointed:
+        checkpoints = checkpoint_in_eval_mode(self.model) if self.training else nullcontext(False)
+        with shifted_stacks(self.model, self.shifted, self.preseqlen), checkpoints as checkpointed:
             if checkpointed:
                 inputs["use_cache"] = False  # a replayed layer would fill it twice
             output = self.model(**self._with_prefix(inputs, live))
@@ -186,11 +230,22 @@ class PrefixTuning(nn.Module):
 
     @torch.no_grad()
     def generate(self, *args: Any, **options: Any) -> Any:
-        """transformers' `generate` and its options with the prefix in place; returns what it returns."""
+        """transformers' `generate` and its options with the prefix in place; returns what it returns.
+
+        An infix takes `source_ids`, `source_attention_mask` (B, S) too, and `input_ids` start the target; without
+        them the base's bos token does.
+        """
         enable_prefix(self.model)
-        live = self._live()
-        with inject(self.model, lambda inputs: self._with_prefix(inputs, live)):
-            output = self.model.generate(*args, **options)  # type: ignore[operator]
+        source_ids, bos = options.get("source_ids"), self.config.bos_token_id
+        if source_ids is not None and bos is not None and not args and "input_ids" not in options:
+            start = source_ids.new_full((len(source_ids), 1), bos)
+            options |= {"input_ids": start, "attention_mask": torch.ones_like(start)}
+        live = self._live(options).laid_out(self.model.dtype)
+        with (
+            shifted_stacks(self.model, self.shifted, self.preseqlen),
+            inject(self.model, lambda inputs: self._with_prefix(inputs, live, trusted=True)),
+        ):
+            output = generate(self.model, *args, drop_finished=live.alike, **options)
         live.check_reached(self._sites_used(options))
         return output
 
@@ -204,166 +259,93 @@ class PrefixTuning(nn.Module):
         encoded = inputs.get("encoder_outputs") is not None  # then the encoder does not run again
         return [site for name, site in self.sites.items() if not (encoded and name == "encoder")]
 
-    def _modules_by_site(self) -> dict[str, SitePrefix]:
-        return {name: self.prefix[name] for name in self.sites}  # type: ignore[misc]
+    def _live(self, inputs: dict[str, Any]) -> LivePrefix:
+        """The prefix for these inputs; takes an infix's source out of them."""
+        source_ids, source_mask = inputs.pop("source_ids", None), inputs.pop("source_attention_mask", None)
+        dropout = self.dropout if self.training else 0.0
+        if self.infix:
+            return self._behind(source_ids, source_mask, dropout)
+        if source_ids is not None:
+            raise UserError("source_ids: only an infix stands behind a source; make the prefix with infix=True")
+        return self._in_front(self.key_values(), dropout)  # the MLP runs once per step, whatever the batch
 
-    def _live(self) -> LivePrefix:
-        key_values = {}
-        for name, site in self.sites.items():
-            layers = self.prefix[name]().unbind(0)  # the MLP runs once per step, whatever the batch
-            key_values.update({m: (kv[0], kv[1]) for m, kv in zip(site.modules, layers, strict=True)})
-        return LivePrefix(key_values, self.dropout if self.training else 0.0)
+    def _in_front(self, key_values: dict[str, Tensor], dropout: float) -> LivePrefix:
+        by_module = {
+            module: (layer[0], layer[1])
+            for name, site in self.sites.items()
+            for module, layer in zip(site.modules, key_values[name].unbind(0), strict=True)
+        }
+        return LivePrefix(by_module, dropout, start=self.preseqlen)
 
-    def _with_prefix(self, inputs: dict[str, Any], live: LivePrefix) -> dict[str, Any]:
+    def _behind(self, source_ids: Tensor | None, source_mask: Tensor | None, dropout: float) -> LivePrefix:
+        if source_ids is None or not self.infix:
+            raise UserError("source_ids: an infix (infix=True) and a source go together; give both or neither")
+        mask = torch.ones_like(source_ids) if source_mask is None else source_mask
+        learned, vectors = self.prefix["decoder"](), self.prefix["infix"]()
+        if dropout > 0.0:
+            learned = nn.functional.dropout(learned[:, :, None].expand(-1, -1, len(mask), -1, -1, -1), dropout)
+        return infix_behind_source(self.model, self.sites["decoder"], learned, vectors, source_ids, mask)
+
+    def _with_prefix(self, inputs: dict[str, Any], live: LivePrefix, trusted: bool = False) -> dict[str, Any]:
         inputs = {**inputs, KEYWORD: live}
-        if self.shift_positions:
-            inputs["position_ids"] = self._shifted_positions(inputs)
+        if self.shift_positions and not self.shifted:
+            inputs["position_ids"] = positions_behind(live, inputs, self.model, self.preseqlen, trusted)
         return inputs
 
-    def _shifted_positions(self, inputs: dict[str, Any]) -> Tensor:
-        """Positions (B, T) of the real tokens behind P prefix positions; padding on either side takes none."""
-        tokens: Any = inputs.get("input_ids") if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
-        batch, length = tokens.shape[:2]
-        positions = inputs.get("position_ids")
-        if positions is None:
-            past, mask = inputs.get("past_key_values"), inputs.get("attention_mask")
-            seen = past.get_seq_length() if past is not None else 0
-            if mask is not None and mask.dim() == 2:
-                positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, seen : seen + length]
-            else:
-                positions = torch.arange(seen, seen + length, device=tokens.device).expand(batch, -1)
-        self._check_positions(int(positions.max()) + 1)
-        return positions + self.preseqlen
 
-    def _check_positions(self, length: int) -> None:
-        table = getattr(self.model.config, "max_position_embeddings", None)
-        if self.shift_positions and table is not None and self.preseqlen + length > table:
-            raise UserError(
-                f"prefix length {self.preseqlen} + {length} tokens exceed the base's {table} positions; "
-                "shorten --preseqlen or the input"
-            )
+class PrefixEmbTuning(PrefixTuning):
+    """A frozen base model whose prefix is what it makes of P learned input vectors; else as PrefixTuning.
 
-    # -- files ------------------------------------------------------------------------------------------------------
+    A decoder reads them at positions 0..P-1. An encoder-decoder has P for each stack: the decoder reads its own while
+    it attends to what the encoder makes of the encoder's.
 
-    def load_original(self, state_dict: dict[str, Tensor]) -> None:
-        """Load the authors' parameters (`wte`, `control_trans`, with 2 = cross and _enc = encoder), or their flat form.
-
-        Raises UserError for a missing name or another shape, naming both; then nothing is loaded.
-        """
-        loaded = []
-        names = {key.removeprefix("module.").removeprefix("model."): value for key, value in state_dict.items()}
-        for site, module in self._modules_by_site().items():
-            embedding, mlp = ORIGINAL[site]
-            if module.flat:
-                source = {"key_values": self._original_flat(names, mlp, module.shape)}
-            else:
-                layers = [name for name in module.state_dict() if name.startswith("mlp.")]
-                source = {name: _named(names, mlp + name.removeprefix("mlp")) for name in layers}
-                source["embedding"] = _named(names, f"{embedding}.weight")
-            for name, parameter in module.named_parameters():
-                theirs, ours = tuple(source[name].shape), tuple(parameter.shape)
-                if theirs != ours:
-                    raise UserError(f"{site} {name}: the checkpoint has {theirs}, this prefix {ours}")
-                loaded.append((parameter, source[name]))
-        with torch.no_grad():
-            for parameter, value in loaded:
-                parameter.copy_(value)
-
-    @staticmethod
-    def _original_flat(names: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
-        layers, two, heads, length, head_dim = shape
-        flat = _named(names, name)
-        row, words = (torch.Size(shape).numel(),), (layers * two, 1, heads, length, head_dim)
-        if flat.shape == row:  # random: P × 2L × H × D
-            return flat.view(length, layers, two, heads, head_dim).permute(1, 2, 3, 0, 4)
-        if flat.shape == words:
-            return flat.reshape(shape)
-        raise UserError(f"{name}: the checkpoint has {tuple(flat.shape)}, this prefix {row} or {words}")
-
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write `prefix.safetensors` and `prefix_config.json`, in the form the prefix is in (MLP or flat)."""
-        from safetensors.torch import save_file
-
-        folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.prefix.state_dict().items()}
-        config = {
-            "preseqlen": self.preseqlen,
-            "mid_dim": self.mid_dim,
-            "deep": self.deep,
-            "sites": list(self.sites),
-            "dropout": self.dropout,
-            "shift_positions": self.shift_positions,
-            "base_dropout": self.base_dropout,
-            "base": describe_base(self.model),
-        }
-        save_file(weights, folder / f"{WEIGHTS}.new")
-        (folder / f"{WEIGHTS}.new").replace(folder / WEIGHTS)
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-
-    @classmethod
-    def from_pretrained(cls, directory: str | Path, model: PreTrainedModel) -> PrefixTuning:
-        """Read a saved prefix onto `model`, which must be the base it was trained on (its fingerprint is checked).
-
-        Raises UserError for a missing or damaged file and for another base.
-        """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        folder = Path(directory)
-        for name in (WEIGHTS, CONFIG):
-            if not (folder / name).is_file():
-                raise UserError(f"{folder}: no {name}; give a folder written by save_pretrained or a run directory")
-        try:
-            config = json.loads((folder / CONFIG).read_text())
-            was, now = config.pop("base"), describe_base(model)
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{folder / CONFIG}: damaged ({error}); save the prefix again") from error
-        if was != now:
-            differ = "; ".join(
-                f"{key} {was.get(key)} there, {now[key]} here" for key in now if was.get(key) != now[key]
-            )
-            raise UserError(f"{folder}: this prefix was trained on another base ({differ}); load that base")
-        prefix = cls(model, **config)
-        try:
-            weights = load_file(folder / WEIGHTS)
-            dtype = next(iter(weights.values())).dtype
-            prefix.prefix.to(dtype).load_state_dict(weights)
-        except (SafetensorError, RuntimeError) as error:
-            raise UserError(f"{folder / WEIGHTS}: damaged, or not the one that {CONFIG} describes") from error
-        return prefix
-
-
-def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of logits (B, T, V) at t against labels (B, T) at t + 1, -100 ignored; at least in float32.
-
-    transformers' own loss rounds float64 logits to float32, which hides differences below 1e-7.
+    Args:
+        mid_dim: width of the MLP that makes the vectors; 0 = the table alone.
+        dropout: on the input vectors, per example, in training.
+        model, preseqlen, sites, shift_positions, base_dropout: as PrefixTuning's.
+    Source: Li & Liang 2021, section 7.2.
     """
-    logits = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
-    return nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
 
+    form = "embedding"
 
-def _named(names: dict[str, Tensor], name: str) -> Tensor:
-    if name not in names:
-        raise UserError(f"the checkpoint has no {name}; it has {', '.join(sorted(names)[:12])}")
-    return names[name]
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        preseqlen: int = DEFAULT_LENGTH,
+        mid_dim: int = 512,
+        sites: Sequence[str] | None = None,
+        dropout: float = 0.0,
+        shift_positions: bool | None = None,
+        base_dropout: bool | None = None,
+    ) -> None:
+        super().__init__(model, preseqlen, mid_dim, False, sites, dropout, shift_positions, base_dropout)
 
+    def _make(self) -> dict[str, Parametrisation]:
+        available = find_sites(self.model)
+        # The decoder attends to the encoder's vectors, whichever site has a prefix.
+        stacks = [name for name in available if name == "encoder" or name == "decoder" and name in self.sites]
+        return {name: InputVectors(self.preseqlen, available[name].width, self.mid_dim) for name in stacks}
 
-def describe_base(model: PreTrainedModel) -> dict[str, Any]:
-    """What identifies a base model: its type, its shape, and a fingerprint of its weights in any precision."""
-    config = model.config
-    return {
-        "model_type": config.model_type,
-        **{key: getattr(config, key, None) for key in ("hidden_size", "num_hidden_layers", "vocab_size")},
-        "fingerprint": fingerprint(model),
-    }
+    def key_values(self) -> dict[str, Tensor]:
+        """The keys and values of each site (L, 2, H, P, D), without dropout: the base runs over the vectors."""
+        if self.form == "activation":
+            return super().key_values()
+        with as_evaluated(self.model):
+            return {name: x[:, :, 0] for name, x in self._computed(batch=1, dropout=0.0).items()}
 
+    def _computed(self, batch: int, dropout: float) -> dict[str, Tensor]:
+        vectors = {name: module().expand(batch, -1, -1) for name, module in self.prefix.items()}
+        dropped = {name: nn.functional.dropout(x, dropout) if dropout else x for name, x in vectors.items()}
+        return key_values_of_vectors(self.model, self.sites, dropped)
 
-def fingerprint(model: PreTrainedModel) -> str:
-    """16 hex digits of a sample of each weight, rounded to bfloat16: a bf16 copy is the same base."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        flat = parameter.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.bfloat16).view(torch.int16)
-        digest.update(name.encode() + sample.numpy().tobytes())
-    return digest.hexdigest()[:16]
+    def _live(self, inputs: dict[str, Any]) -> LivePrefix:
+        given = [inputs[name] for name in ("input_ids", "inputs_embeds", "labels") if inputs.get(name) is not None]
+        if self.form == "activation" or not self.training or not given or "source_ids" in inputs:
+            return super()._live(inputs)
+        computed = self._computed(len(given[0]) if self.dropout else 1, self.dropout)
+        return self._in_front({n: x if self.dropout else x[:, :, 0] for n, x in computed.items()}, dropout=0.0)
+
+    def _targets(self, words: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.form == "activation":
+            return super()._targets(words)
+        return {name: words[name][0] for name in self.prefix}

@@ -27,6 +27,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from seq2seq.step_attention import attend_one_token
 from seq2seq.utils import UserError
 
 KEYWORD = "prefix_key_values"  # the keyword argument under which the prefix travels
@@ -83,13 +84,27 @@ def _width(stack: nn.Module, config: Any) -> int:
 
 
 class LivePrefix:
-    """The prefix of one forward or one generation: (key, value) per attention module, each (H, P, D).
+    """The prefix of one forward or one generation: (key, value) per attention module.
 
-    dropout: share of entries zeroed, drawn anew for each example and module; 0 outside training.
+    Each is (H, P, D), or (B, H, P, D) where examples differ. Beams of an example stand next to each other.
+
+    Args:
+        dropout: share of entries zeroed, drawn anew for each example and module; 0 outside training.
+        visible: which of the P columns hold something (B, P); None = all.
+        start: position of the first real token, for all or for each example (B, 1).
+        record: keep the keys and values (B, H, S, D) that each attention computes by itself, in `recorded`.
     """
 
-    def __init__(self, key_values: dict[nn.Module, tuple[Tensor, Tensor]], dropout: float) -> None:
-        self.key_values, self.dropout = key_values, dropout
+    def __init__(
+        self,
+        key_values: dict[nn.Module, tuple[Tensor, Tensor]],
+        dropout: float = 0.0,
+        visible: Tensor | None = None,
+        start: int | Tensor = 0,
+        record: bool = False,
+    ) -> None:
+        self.key_values, self.dropout, self.visible, self.start = key_values, dropout, visible, start
+        self.recorded: dict[nn.Module, tuple[Tensor, Tensor]] | None = {} if record else None
         self.reached: set[nn.Module] = set()
 
     def take(self, module: nn.Module, batch: int, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
@@ -97,10 +112,37 @@ class LivePrefix:
         if module not in self.key_values:
             return None
         self.reached.add(module)
-        key, value = (x.to(dtype).unsqueeze(0).expand(batch, -1, -1, -1) for x in self.key_values[module])
+        key, value = (for_batch(x.to(dtype), batch) for x in self.key_values[module])
         if self.dropout > 0.0:
             key, value = (torch.nn.functional.dropout(x, self.dropout) for x in (key, value))
         return key, value
+
+    def serves_all(self, module: nn.Module, query: Tensor) -> bool:
+        """Whether `module` has one prefix for all rows, and this is one new token (R, H, 1, D) for each of them."""
+        known = module in self.key_values and self.key_values[module][0].dim() == 3
+        return known and query.shape[2] == 1 and self.dropout == 0.0 and self.visible is None
+
+    def shared(self, module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Key and value of all rows for `module`, each (H, P, D)."""
+        self.reached.add(module)
+        key, value = self.key_values[module]
+        return key.to(dtype), value.to(dtype)
+
+    @property
+    def alike(self) -> bool:
+        """Whether all examples have the same prefix."""
+        return self.visible is None and all(key.dim() == 3 for key, _ in self.key_values.values())
+
+    def laid_out(self, dtype: torch.dtype) -> LivePrefix:
+        """The same for many short steps: in the base's precision, keys with their columns innermost in memory."""
+        for module, (key, value) in self.key_values.items():
+            turned = key.to(dtype).transpose(-1, -2).contiguous().transpose(-1, -2)
+            self.key_values[module] = turned, value.to(dtype).contiguous()
+        return self
+
+    def columns(self) -> int:
+        """How many columns stand in front of the own keys: P, or S + P with a source."""
+        return max(key.shape[-2] for key, _ in self.key_values.values())
 
     def check_reached(self, sites: Iterable[Site]) -> None:
         """Raise RuntimeError if a whole site never saw its prefix: the model does not hand arguments down to it."""
@@ -111,6 +153,13 @@ class LivePrefix:
                 )
 
 
+def for_batch(prefix: Tensor, batch: int) -> Tensor:
+    """A prefix of all (H, P, D) or of each example (B, H, P, D) for a batch of examples or their beams."""
+    if prefix.dim() == 3:
+        return prefix.unsqueeze(0).expand(batch, -1, -1, -1)
+    return prefix if len(prefix) == batch else prefix.repeat_interleave(batch // len(prefix), dim=0)
+
+
 def _attend_with_prefix(attend: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap an attention function: a prefix that came along for this module goes in front of keys, values and mask."""
 
@@ -118,21 +167,69 @@ def _attend_with_prefix(attend: Callable[..., Any]) -> Callable[..., Any]:
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         live: LivePrefix | None = kwargs.pop(KEYWORD, None)
+        if live is not None and live.recorded is not None:
+            live.recorded[module] = key, value
+        beams_share = len(query) != len(key)
+        if beams_share or attend is sdpa_attention_forward and live is not None and live.serves_all(module, query):
+            return _attend_one_token(live, module, query, key, value, attention_mask, **kwargs)
         prefix = live.take(module, key.shape[0], key.dtype) if live is not None else None
         if prefix is None:
             return attend(module, query, key, value, attention_mask, **kwargs)
         is_causal = kwargs.pop("is_causal", None)
+        visible = live.visible if live is not None else None
         if attention_mask is None and (module.is_causal if is_causal is None else is_causal) and query.shape[2] > 1:
             attention_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=key.device).tril()[
                 None, None
             ]
-        if attention_mask is not None:
-            visible = True if attention_mask.dtype == torch.bool else 0.0
-            attention_mask = nn.functional.pad(attention_mask, (prefix[0].shape[2], 0), value=visible)
+        if attention_mask is not None and visible is None:
+            shown = True if attention_mask.dtype == torch.bool else 0.0
+            attention_mask = nn.functional.pad(attention_mask, (prefix[0].shape[2], 0), value=shown)
+        elif visible is not None:
+            attention_mask = _mask_behind(visible, attention_mask, query, key)
         key, value = torch.cat((prefix[0], key), dim=2), torch.cat((prefix[1], value), dim=2)
         return attend(module, query, key, value, attention_mask, is_causal=False, **kwargs)
 
     return attention
+
+
+def _attend_one_token(
+    live: LivePrefix | None,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """One new token per row; own keys are those of a source, which all its beams (rows) share."""
+    prefix = None
+    if live is not None and live.serves_all(module, query):
+        prefix = live.shared(module, key.dtype)
+    elif live is not None and (taken := live.take(module, key.shape[0], key.dtype)) is not None:
+        key, value = torch.cat((taken[0], key), dim=2), torch.cat((taken[1], value), dim=2)
+        mask = _added_behind(live.visible, mask, taken[0])  # type: ignore[arg-type]  # where beams share, there is one
+    scaling = query.shape[3] ** -0.5 if scaling is None else scaling
+    return attend_one_token(query, key, value, mask, prefix, scaling, dropout), None
+
+
+def _added_behind(visible: Tensor | None, own: Tensor, prefix: Tensor) -> Tensor:
+    """What is added to scores (B, 1, N, P + S): of a prefix (B, H, P, D) with visible columns (B, P), of own keys."""
+    columns = own.new_zeros(len(prefix), 1, own.shape[2], prefix.shape[2])
+    if visible is not None:
+        columns = columns.masked_fill(~visible[:, None, None], float("-inf"))
+    return torch.cat((columns, own.expand(len(prefix), -1, -1, -1)), dim=3)
+
+
+def _mask_behind(visible: Tensor, own: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
+    """The mask (B, 1, T, P + S) of a prefix with hidden columns (B, P) in front of own keys with their mask, if any."""
+    columns = for_batch(visible[:, None, None, :], len(query)).expand(-1, -1, query.shape[2], -1)
+    if own is None:
+        own = columns.new_ones(1, 1, query.shape[2], key.shape[2])
+    if own.dtype != torch.bool:
+        columns = torch.zeros_like(columns, dtype=own.dtype).masked_fill(~columns, torch.finfo(own.dtype).min)
+    return torch.cat((columns, own.expand(len(query), -1, -1, -1)), dim=3)
 
 
 def _eager(module: nn.Module, *args: Any, is_causal: bool | None = None, **kwargs: Any) -> Any:
@@ -205,6 +302,19 @@ def checkpoint_in_eval_mode(model: PreTrainedModel) -> Iterator[bool]:
     finally:
         for layer, checkpoint in zip(layers, stock, strict=True):
             layer.training, layer._gradient_checkpointing_func = False, checkpoint
+
+
+@contextmanager
+def without_checkpoints(model: PreTrainedModel) -> Iterator[None]:
+    """While open, layers keep their activations: a short pass whose keys and values are trained through."""
+    layers = [layer for layer in model.modules() if getattr(layer, "gradient_checkpointing", False)]
+    for layer in layers:
+        layer.gradient_checkpointing = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = True  # type: ignore[assignment]
 
 
 def _checkpoint_in_eval_mode(

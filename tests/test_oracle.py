@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,11 +23,14 @@ from transformers import (
     GPT2LMHeadModel,
     get_linear_schedule_with_warmup,
 )
+from transformers.generation import GenerationMixin
 
-from seq2seq.prefixTuning import ORIGINAL, PrefixTuning
+from seq2seq.prefix_files import ORIGINAL
+from seq2seq.prefixTuning import PrefixEmbTuning, PrefixTuning
 
 ORACLE = Path(__file__).parent / "oracle"
 META = json.loads((ORACLE / "meta.json").read_text())
+GPT2_CASES = {"gpt2_p5": PrefixTuning, "gpt2_emb_mlp_p5": PrefixEmbTuning}
 BART_SITES = {"encoder": "enc_self", "decoder": "dec_self", "cross": "dec_cross"}
 EXACT = 1e-10
 FLOAT32 = 2e-5
@@ -63,17 +67,18 @@ class Case:
             close(parameter.grad, self.golden[f"{golden}.{name}"], EXACT)
 
 
-def load(family: str, attention: str, dtype: torch.dtype) -> Case:
+def load(case: str, attention: str, dtype: torch.dtype) -> Case:
+    family = case.split("_")[0]
     config, model = (BartConfig, BartForConditionalGeneration) if family == "bart" else (GPT2Config, GPT2LMHeadModel)
     base = model._from_config(config(**META[f"{family}_config"]), attn_implementation=attention)
     base.load_state_dict(load_file(ORACLE / f"{family}_base.safetensors"), strict=True)
-    shape = META["cases"][f"{family}_p5"]["prefix"]
-    prefix = PrefixTuning(base, preseqlen=shape["preseqlen"], mid_dim=shape["mid_dim"])
-    prefix.load_original(load_file(ORACLE / f"{family}_p5_prefix.safetensors"))
+    shape = META["cases"][case]["prefix"]
+    prefix = GPT2_CASES.get(case, PrefixTuning)(base, preseqlen=shape["preseqlen"], mid_dim=shape["mid_dim"])
+    prefix.load_original(load_file(ORACLE / f"{case}_prefix.safetensors"))
     return Case(
         prefix.to(dtype).eval(),
         load_file(ORACLE / f"{family}_inputs.safetensors"),
-        load_file(ORACLE / f"{family}_p5.safetensors"),
+        load_file(ORACLE / f"{case}.safetensors"),
     )
 
 
@@ -84,12 +89,25 @@ def attention(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def bart(attention: str) -> Case:
-    return load("bart", attention, torch.float64)
+    return load("bart_p5", attention, torch.float64)
+
+
+@pytest.fixture(params=GPT2_CASES)
+def gpt2(attention: str, request: pytest.FixtureRequest) -> Case:
+    return load(request.param, attention, torch.float64)
 
 
 @pytest.fixture
-def gpt2(attention: str) -> Case:
-    return load("gpt2", attention, torch.float64)
+def prompt_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beam search that divides a hypothesis by its length with the prompt, as the authors' library did."""
+    for name in ("_update_finished_beams", "_check_early_stop_heuristic"):
+        stock = getattr(GenerationMixin, name)
+
+        def scored(*args: Any, stock: Callable[..., Any] = stock, **options: Any) -> Any:
+            return stock(*args, **{**options, "decoder_prompt_len": 0})
+
+        is_static = isinstance(vars(GenerationMixin)[name], staticmethod)
+        monkeypatch.setattr(GenerationMixin, name, staticmethod(scored) if is_static else scored)
 
 
 def close(ours: Tensor | None, theirs: Tensor, tolerance: float) -> None:
@@ -158,7 +176,7 @@ class TestBart:
 
     @pytest.mark.parametrize("name", ["padded", "full"])
     def test_float32_logits(self, attention: str, name: str) -> None:
-        bart = load("bart", attention, torch.float32)
+        bart = load("bart_p5", attention, torch.float32)
         batch = bart.batch(name)
         target = batch["labels"] != -100
         close(bart.prefix(**batch).logits[target], bart.golden[f"{name}.logits_f32"][target], FLOAT32)
@@ -197,8 +215,15 @@ class TestGPT2:
         close(losses, gpt2.golden["loss_objective1"], EXACT)
         gpt2.check_gradients(losses.mean(), "grad_objective1")
 
-    def test_float32_logits(self, attention: str) -> None:
-        gpt2 = load("gpt2", attention, torch.float32)
+    def test_the_authors_other_objectives_divide_the_row_sums(self, gpt2: Case) -> None:
+        labels = gpt2.inputs["labels"]
+        sums, longest = row_losses(gpt2.prefix, gpt2.rows(), labels), (labels[:, 1:] != -100).sum(1).max()
+        for number, divisor in ((2, labels.shape[1] - 1), (3, longest), (4, labels.shape[1])):
+            close(sums / divisor, gpt2.golden[f"loss_objective{number}"], EXACT)
+
+    @pytest.mark.parametrize("case", GPT2_CASES)
+    def test_float32_logits(self, attention: str, case: str) -> None:
+        gpt2 = load(case, attention, torch.float32)
         real = gpt2.inputs["attention_mask"] == 1
         close(gpt2.prefix(**gpt2.rows()).logits[real], gpt2.golden["logits_f32"][real], FLOAT32)
 
@@ -206,13 +231,22 @@ class TestGPT2:
         check_trajectory(gpt2, lambda: row_losses(gpt2.prefix, gpt2.rows(), gpt2.inputs["labels"]).mean(), clip=1.0)
 
     @pytest.mark.parametrize("row", range(4))
-    def test_greedy_ids(self, gpt2: Case, row: int) -> None:
+    @pytest.mark.parametrize("setting", META["generation_settings"]["gpt2"])
+    def test_generated_ids(self, gpt2: Case, setting: str, row: int, prompt_counts: None) -> None:
         prompt = gpt2.inputs[f"prompt.{row}"]
         generated = gpt2.prefix.generate(
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
             max_length=20 + prompt.shape[1],
             pad_token_id=META["gpt2_pad_token_id"],
-            **META["generation_settings"]["gpt2"]["greedy"],
+            **META["generation_settings"]["gpt2"][setting],
         )
-        assert generated.tolist() == gpt2.golden[f"gen.greedy.{row}"].tolist()
+        assert generated.tolist() == gpt2.golden[f"gen.{setting}.{row}"].tolist()
+
+    @pytest.mark.parametrize("setting", META["generation_settings"]["gpt2"])
+    def test_log_probabilities_of_the_generated_ids(self, gpt2: Case, setting: str) -> None:
+        for row in range(4):
+            ids, prompt = gpt2.golden[f"gen.{setting}.{row}"], gpt2.inputs[f"prompt.{row}"].shape[1]
+            log_probabilities = gpt2.prefix(input_ids=ids).logits[:, :-1].log_softmax(-1)
+            chosen = log_probabilities.gather(2, ids[:, 1:, None])[:, prompt - 1 :]
+            close(chosen.sum(), gpt2.golden[f"gen.{setting}.{row}.sum_logprob"], EXACT)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, T5Config, T5ForConditionalGeneration
 
 from seq2seq.prefix_attention import KEYWORD, LivePrefix
+from seq2seq.prefix_positions import positions_behind
 from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.utils import UserError
 
@@ -41,7 +42,7 @@ def test_cached_equals_uncached_generation(family: str, attention: str, num_beam
     wanted = {"return_dict_in_generate": True, "output_logits": True, "num_beams": num_beams, **SEARCH}
     cached, uncached = (prefix.generate(**tiny.prompts(family), **wanted, use_cache=use) for use in (True, False))
     assert cached.sequences.tolist() == uncached.sequences.tolist()
-    close(torch.stack(cached.logits), torch.stack(uncached.logits))
+    close(torch.stack(cached.logits), torch.stack(uncached.logits), exactness(family, attention))
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -350,6 +351,40 @@ def test_real_token_j_has_position_p_plus_j(shift: bool | None, first: int) -> N
     assert steps == [[[first + length + number] for length in lengths] for number in range(2)]
 
 
+@pytest.mark.parametrize(
+    ("sites", "first"), [(None, {"encoder": 4, "decoder": 4}), (("decoder",), {"encoder": 0, "decoder": 4})]
+)
+def test_a_bart_stack_whose_own_attention_has_a_prefix_starts_at_p_if_asked(
+    sites: tuple[str, ...] | None, first: dict[str, int]
+) -> None:
+    prefix = tiny.prefixed("bart", sites=sites, shift_positions=True)
+    rows = {"input_ids": torch.full((2, 5), 7), "labels": torch.full((2, 3), 7)}
+    shifted = prefix(**rows)
+    for name, start in first.items():
+        table = prefix.model.get_submodule(f"model.{name}").embed_positions
+        table.weight.data = table.weight.data.roll(-start, dims=0)
+    prefix.shifted = []
+    moved = prefix(**rows)
+    close(shifted.encoder_last_hidden_state, moved.encoder_last_hidden_state)
+    close(shifted.logits, moved.logits)
+
+
+def test_shifted_bart_positions_in_cached_generation_and_at_the_tables_end() -> None:
+    prefix = tiny.prefixed("bart", changes={"max_position_embeddings": 12}, shift_positions=True)
+    cached, uncached = (
+        prefix.generate(**tiny.prompts("bart"), **{**SEARCH, "max_new_tokens": 6}, use_cache=use)
+        for use in (True, False)
+    )
+    assert cached.tolist() == uncached.tolist()
+    ids = torch.full((1, 9), 7)
+    with pytest.raises(UserError, match=r"4 \+ 9 .* 12 positions"):
+        prefix(input_ids=ids, labels=ids[:, :2])
+    with pytest.raises(UserError, match=r"4 \+ 9 .* 12 positions"):
+        prefix(input_ids=ids[:, :2], labels=ids)
+    with pytest.raises(UserError, match=r"4 \+ 9 .* 12 positions"):
+        prefix.generate(input_ids=ids[:, :2], min_new_tokens=9, max_new_tokens=9)
+
+
 def test_positions_that_do_not_exist_are_an_error() -> None:
     limit = {"n_positions": 16}
     with pytest.raises(UserError, match=r"16 \+ 1 .* 16 positions"):
@@ -362,6 +397,29 @@ def test_positions_that_do_not_exist_are_an_error() -> None:
     with pytest.raises(UserError, match=r"10 \+ 7 .* 16 positions"):
         prefix.generate(input_ids=ids[:, :3], min_new_tokens=8, max_new_tokens=8)
     assert tiny.prefixed("gpt2", changes=limit, preseqlen=16, shift_positions=False)(input_ids=ids) is not None
+
+
+def test_positions_are_bounded_by_shapes_and_read_only_where_these_leave_it_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reads: list[None] = []
+    stock = Tensor.__int__
+    monkeypatch.setattr(Tensor, "__int__", lambda tensor: (reads.append(None), stock(tensor))[1])
+    prefix = tiny.prefixed("gpt2", changes={"n_positions": 12}, preseqlen=5)
+    ids, mask = torch.full((2, 7), 7), torch.tensor([[0] + [1] * 6, [1] * 7])
+    live = prefix._live({})
+
+    def reads_of(trusted: bool = False, **inputs: Tensor) -> int:
+        before = len(reads)
+        positions_behind(live, inputs, prefix.model, 5, trusted)
+        return len(reads) - before
+
+    own = (mask.cumsum(1) - 1).clamp(min=0)
+    assert reads_of(input_ids=ids) == reads_of(input_ids=ids, attention_mask=mask) == 0
+    assert reads_of(trusted=True, input_ids=ids, attention_mask=mask, position_ids=own) == 0
+    assert reads_of(input_ids=ids, attention_mask=mask, position_ids=own) == 1  # nothing bounds a caller's own
+    wider = {"input_ids": nn.functional.pad(ids, (1, 0)), "attention_mask": nn.functional.pad(mask, (1, 0))}
+    assert reads_of(**wider) == 1  # what is too much may be padding
 
 
 def test_padding_takes_no_positions() -> None:
@@ -386,9 +444,11 @@ def test_a_prefix_has_at_least_one_vector() -> None:
         tiny.prefixed("bart", preseqlen=0)
 
 
-def test_an_encoder_decoders_positions_cannot_be_shifted() -> None:
-    with pytest.raises(UserError, match="shift_positions"):
-        tiny.prefixed("bart", shift_positions=True)
+def test_positions_that_cannot_be_shifted_are_an_error() -> None:
+    with pytest.raises(UserError, match="shift_positions: T5Gemma.* has no learned positions"):
+        tiny.prefixed("t5gemma", "eager", shift_positions=True)
+    with pytest.raises(UserError, match="shift_positions: .*cross-attention"):
+        tiny.prefixed("bart", sites=("cross",), shift_positions=True)
 
 
 def test_attention_that_cannot_hold_a_prefix_is_an_error() -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from seq2seq.prefixTuning import ORIGINAL, PrefixTuning
+from seq2seq.prefix_files import ORIGINAL
+from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.utils import UserError
 
 FORMS = {"mlp": {}, "deep": {"deep": True}, "flat": {"mid_dim": 0}, "collapsed": {"deep": True}}
@@ -177,6 +178,28 @@ def test_the_authors_mlp_gives_the_authors_keys_and_values(start: str, deep: boo
             hidden = hidden if number == steps[-1] else hidden.tanh()
         expected = authors_keys_and_values(hidden, len(site.modules), site.heads)
         check_equal(prefix.past_key_values()[name], expected)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors", "epoch=3.ckpt"])
+def test_the_authors_files_and_folders_are_read(name: str, tmp_path: Path) -> None:
+    prefix = tiny.prefixed("bart")
+    state = {f"model.{key}": value for key, value in original(prefix).items()}
+    if name.endswith("safetensors"):
+        save_file(state, tmp_path / name)
+    else:
+        torch.save({"state_dict": state, "epoch": 3} if name.endswith("ckpt") else state, tmp_path / name)
+    for path in (tmp_path / name, tmp_path if not name.endswith("ckpt") else str(tmp_path / name)):
+        prefix = tiny.prefixed("bart")
+        prefix.load_original(path)
+        assert torch.equal(prefix.prefix["cross"].embedding, state["model.wte2.weight"])
+
+
+def test_a_file_that_is_no_checkpoint_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"pytorch_model\.bin: cannot be read as a checkpoint"):
+        tiny.prefixed("bart").load_original(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_text("no checkpoint")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin: cannot be read as a checkpoint"):
+        tiny.prefixed("bart").load_original(tmp_path)
 
 
 def test_the_authors_flat_prefix_in_one_row() -> None:

@@ -78,12 +78,13 @@ def prefixed(
     attention: str = "sdpa",
     dtype: torch.dtype = torch.float64,
     changes: dict[str, Any] | None = None,
+    kind: type[PrefixTuning] = PrefixTuning,
     **options: Any,
 ) -> PrefixTuning:
     """A random prefix (4 vectors) on a random base; the same arguments give the same weights."""
     model = base(family, attention, dtype, **(changes or {}))
     torch.manual_seed(11)
-    return PrefixTuning(model, **{"preseqlen": 4, "mid_dim": 8, **options}).to(dtype).eval()
+    return kind(model, **{"preseqlen": 4, "mid_dim": 8, **options}).to(dtype).eval()
 
 
 def rows(family: str) -> list[dict[str, Tensor]]:
@@ -99,6 +100,11 @@ def rows(family: str) -> list[dict[str, Tensor]]:
         labels = words(target) if family in ("bart", "t5gemma") else ids
         examples.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
     return examples
+
+
+def rows_without_labels(family: str) -> list[dict[str, Tensor]]:
+    """The examples of `rows` to generate from."""
+    return [{name: x for name, x in example.items() if name != "labels"} for example in rows(family)]
 
 
 def batch(family: str, side: str = "right") -> dict[str, Tensor]:

@@ -1,0 +1,124 @@
+"""Keys and values that the base model itself computes: of words or input vectors, and of an infix behind a source.
+
+    decoder           vectors ──positions 0..P-1──► self
+    encoder-decoder   vectors ──encoder──► encoder self;   its output ──► decoder cross;   vectors ──decoder──► self
+
+    infix             [ source 0..S-1 | infix S..S+P-1 | target S+P.. ]    the source does not see the infix
+
+Shapes: B batch, L layers, H key/value heads, P prefix length, S source length, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from seq2seq.prefix_attention import KEYWORD, LivePrefix, Site, enable_prefix, without_checkpoints
+from seq2seq.prefix_positions import check_positions, position_table
+
+KeyValues = dict[nn.Module, tuple[Tensor, Tensor]]
+
+
+@contextmanager
+def as_evaluated(model: PreTrainedModel) -> Iterator[None]:
+    """While open, the base computes without dropout."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def vectors_of_words(model: PreTrainedModel, ids: list[int]) -> dict[str, Tensor]:
+    """The base's own input vectors (1, P, width) of token ids, by stack."""
+    tokens = torch.tensor([ids], device=model.device)
+    stacks = {"decoder": model.base_model}
+    if model.config.is_encoder_decoder:
+        stacks = {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
+    return {name: stack.get_input_embeddings()(tokens) for name, stack in stacks.items()}  # type: ignore[operator]
+
+
+def key_values_of_vectors(
+    model: PreTrainedModel, sites: dict[str, Site], vectors: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """{site: (L, 2, B, H, P, D)}, what each attention makes of input vectors (B, P, width), without any prefix.
+
+    vectors: by stack, "encoder" and "decoder"; a decoder that has none reads a zero vector, for its cross-attention.
+    """
+    live = LivePrefix({}, record=True)
+    if not model.config.is_encoder_decoder:
+        _run(model, model.base_model, live, inputs_embeds=vectors["decoder"], use_cache=False)
+    else:
+        encoded = _run(model, model.get_encoder(), live, inputs_embeds=vectors["encoder"]).last_hidden_state
+        decoder: Any = model.get_decoder()
+        if set(sites) != {"encoder"}:
+            nothing = encoded.new_zeros(len(encoded), 1, decoder.get_input_embeddings().weight.shape[1])
+            inputs = {"inputs_embeds": vectors.get("decoder", nothing), "encoder_hidden_states": encoded}
+            _run(model, decoder, live, **inputs, use_cache=False)
+    found = live.recorded or {}
+    return {name: torch.stack([torch.stack(found[m]) for m in site.modules]) for name, site in sites.items()}
+
+
+def place_source(source_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions (B, S) of a source with its mask (B, S), and the first position behind it (B, 1).
+
+    Padding on the left takes no positions; padding on the right does, as in the authors' code.
+    """
+    padding = (source_mask.cumsum(1) == 0).sum(1, keepdim=True)
+    columns = torch.arange(source_mask.shape[1], device=source_mask.device)
+    return (columns - padding).clamp(min=0), source_mask.shape[1] - padding
+
+
+def infix_behind_source(
+    model: PreTrainedModel, site: Site, learned: Tensor, vectors: Tensor, source_ids: Tensor, source_mask: Tensor
+) -> LivePrefix:
+    """[source; infix] as the prefix of a target: keys and values (B, H, S + P, D) of each attention.
+
+    The infix's are what the model computes for its input vectors (P, width) behind the source, plus the learned
+    (L, 2, H, P, D), or (L, 2, B, H, P, D) where dropout made them differ.
+    Raises UserError where source and infix have not enough positions.
+    Source: the authors' `get_prompt_p5_infix`.
+    """
+    batch, length = len(source_ids), len(vectors)
+    positions, behind = place_source(source_mask)
+    if source_mask.shape[1] + length > position_table(model):  # which counts padding
+        check_positions(model, length, int(behind.max()))
+    source = LivePrefix({}, record=True)
+    inputs = {"input_ids": source_ids, "attention_mask": source_mask, "position_ids": positions}
+    _run(model, model.base_model, source, **inputs, use_cache=False)
+    # padding on the left attends to nothing, of which some attentions make NaN
+    nothing = (source_mask.cumsum(1) == 0)[:, None, :, None]
+    source_key_values: KeyValues = {
+        module: (key.masked_fill(nothing, 0.0), value.masked_fill(nothing, 0.0))
+        for module, (key, value) in (source.recorded or {}).items()
+    }
+
+    infix = LivePrefix(source_key_values, visible=source_mask.bool(), record=True)
+    inputs = {
+        "inputs_embeds": vectors.expand(batch, -1, -1),
+        "position_ids": behind + torch.arange(length, device=source_ids.device),
+    }
+    _run(model, model.base_model, infix, **inputs, use_cache=False)
+    infix_key_values: KeyValues = infix.recorded or {}
+
+    key_values: KeyValues = {}
+    for module, added in zip(site.modules, learned, strict=True):
+        parts = zip(source_key_values[module], infix_key_values[module], added, strict=True)
+        key, value = (torch.cat((before, own + more), dim=2) for before, own, more in parts)
+        key_values[module] = key, value
+    visible = torch.cat((source_mask.bool(), source_mask.new_ones(batch, length, dtype=torch.bool)), dim=1)
+    return LivePrefix(key_values, visible=visible, start=behind + length)
+
+
+def _run(model: PreTrainedModel, stack: Any, live: LivePrefix, **inputs: Any) -> Any:
+    if "inputs_embeds" in inputs:
+        inputs["inputs_embeds"] = inputs["inputs_embeds"].to(model.dtype)
+    enable_prefix(model)
+    with without_checkpoints(model):
+        return stack(**inputs, **{KEYWORD: live})

@@ -1,0 +1,320 @@
+"""A prefix on disk: our own files, the authors' checkpoints, PEFT's.
+
+    prefix.safetensors + prefix_config.json      ours: the form the prefix is in, and which base it belongs to
+    wte, control_trans, wte2, …                  the authors' names
+    adapter_model.safetensors + adapter_config.json      PEFT's: keys and values of one decoder self-attention
+
+Shapes: L layers, H key/value heads, P prefix length, D head width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from seq2seq.prefix_attention import Site, find_sites
+from seq2seq.prefix_parameters import Parametrisation, SitePrefix, fit
+from seq2seq.utils import UserError
+
+NAME = "prefix"  # of our files: prefix.safetensors, prefix_config.json
+ORIGINAL = {
+    "decoder": ("wte", "control_trans"),
+    "cross": ("wte2", "control_trans2"),
+    "encoder": ("wte_enc", "control_trans_enc"),
+    "infix": ("wte2", ""),
+}
+PEFT_WEIGHTS, PEFT_CONFIG, PEFT_NAME = "adapter_model.safetensors", "adapter_config.json", "prompt_embeddings"
+
+
+class PrefixFiles:
+    """A prefix's files: how PrefixTuning and PrefixEmbTuning are written and read."""
+
+    form: str
+    """What is trained: "activation" (keys and values) or "embedding" (input vectors)."""
+    model: PreTrainedModel
+    prefix: nn.ModuleDict
+    sites: dict[str, Site]
+    deep: bool
+    infix: bool
+    shift_positions: bool
+    key_values: Any
+    _classes: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        PrefixFiles._classes.setdefault(cls.form, cls)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write `prefix.safetensors` and `prefix_config.json`, in the form the prefix is in."""
+        names = ("preseqlen", "mid_dim", "dropout", "shift_positions", "base_dropout")
+        config = {"form": self.form, "sites": list(self.sites), **{name: getattr(self, name) for name in names}}
+        if self.form == "activation":
+            config |= {"deep": self.deep, "infix": self.infix}
+        write_files(directory, self.prefix.state_dict(), config, self.model)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, model: PreTrainedModel) -> Any:
+        """Read a saved prefix onto `model`, which must be the base it was trained on (its fingerprint is checked).
+
+        What was saved decides the class: keys and values give PrefixTuning, input vectors PrefixEmbTuning.
+        Raises UserError for a missing or damaged file and for another base.
+        """
+        options = read_config(directory, model)
+        prefix = cls._classes[options.pop("form", "activation")](model, **options)
+        read_weights(directory, prefix.prefix)
+        return prefix
+
+    def load_original(self, checkpoint: Mapping[str, Tensor] | str | Path) -> None:
+        """Load the authors' parameters from a state dict, a checkpoint file, or the folder that holds it.
+
+        Their names are `wte` and `control_trans`; `wte2` is cross, or the infix in a decoder; `_enc` is the encoder.
+        Raises UserError for a missing name or another shape, naming both; then nothing is loaded.
+        """
+        copy_original(read_original(checkpoint), dict(self.prefix.items()))  # type: ignore[arg-type]
+
+    def to_peft(self, directory: str | Path) -> None:
+        """Write the keys and values for PEFT: CAUSAL_LM, or SEQ_2_SEQ_LM for an encoder-decoder. PEFT keeps no MLP.
+
+        Raises UserError, naming it, for what PEFT cannot hold: another site than the decoder's own attention, an
+        infix, unshifted positions.
+        """
+        lost = [name for name in self.sites if name != "decoder"]
+        if lost:
+            raise UserError(
+                f"to_peft: PEFT has no prefix in {' and '.join(lost)} attention, only in the decoder's own; "
+                'train with sites=("decoder",)'
+            )
+        if self.infix:
+            raise UserError("to_peft: PEFT has no infix; train a prefix")
+        if not self.shift_positions:
+            raise UserError("to_peft: with PEFT real token j has position P + j; train with shift_positions=True")
+        write_peft(directory, self.key_values()["decoder"], self.model)
+
+    @classmethod
+    def from_peft(cls, directory: str | Path, model: PreTrainedModel) -> Any:
+        """Read a folder that PEFT's prefix tuning wrote, as a flat PrefixTuning of the decoder's own attention.
+
+        Raises UserError for a missing file, another method than prefix tuning, and another shape.
+        """
+        value = read_peft(directory, find_sites(model)["decoder"], model.config.is_encoder_decoder).to(model.device)
+        options = {"mid_dim": 0, "sites": ("decoder",), "shift_positions": True}
+        prefix = cls._classes["activation"](model, value.shape[3], **options)
+        fit(prefix.trained(), {"decoder": value})
+        return prefix
+
+
+# -- our own files ----------------------------------------------------------------------------------------------------
+
+
+def write_files(
+    folder: str | Path, weights: Mapping[str, Tensor], config: dict[str, Any], model: PreTrainedModel, name: str = NAME
+) -> None:
+    """Write weights and configuration, with the fingerprint of the base; what was there before is replaced."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    weights_path, config_path = _paths(folder, name)
+    save_file(plain, f"{weights_path}.new")
+    Path(f"{weights_path}.new").replace(weights_path)
+    config_path.write_text(json.dumps({**config, "base": describe_base(model)}, indent=2) + "\n")
+
+
+def read_config(folder: str | Path, model: PreTrainedModel, name: str = NAME) -> dict[str, Any]:
+    """The configuration in a folder, checked against the base it is to be put on.
+
+    Raises UserError for a missing or damaged file and for another base.
+    """
+    paths = _paths(folder, name)
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{folder}: no {path.name}; give a folder written by save_pretrained or a run directory")
+    try:
+        config = json.loads(paths[1].read_text())
+        was, now = config.pop("base"), describe_base(model)
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{paths[1]}: damaged ({error}); save the prefix again") from error
+    if was != now:
+        differ = "; ".join(f"{key} {was.get(key)} there, {now[key]} here" for key in now if was.get(key) != now[key])
+        raise UserError(
+            f"{folder}: this {name.removesuffix('s')} was trained on another base ({differ}); load that base"
+        )
+    return config
+
+
+def read_weights(folder: str | Path, module: nn.Module, name: str = NAME) -> None:
+    """Fill a module with the weights in a folder, in the precision they were saved in; UserError if damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    weights_path, config_path = _paths(folder, name)
+    try:
+        weights = load_file(weights_path)
+        module.to(next(iter(weights.values())).dtype).load_state_dict(weights)
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"{weights_path}: damaged, or not the one that {config_path.name} describes") from error
+
+
+def _paths(folder: str | Path, name: str) -> tuple[Path, Path]:
+    return Path(folder) / f"{name}.safetensors", Path(folder) / f"{name}_config.json"
+
+
+def describe_base(model: PreTrainedModel) -> dict[str, Any]:
+    """What identifies a base model: its type, its shape, and a fingerprint of its weights in any precision."""
+    config = model.config
+    return {
+        "model_type": config.model_type,
+        **{key: getattr(config, key, None) for key in ("hidden_size", "num_hidden_layers", "vocab_size")},
+        "fingerprint": fingerprint(model),
+    }
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """16 hex digits of a sample of each weight, rounded to bfloat16: a bf16 copy is the same base."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        flat = parameter.detach().flatten()
+        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.bfloat16).view(torch.int16)
+        digest.update(name.encode() + sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+# -- the authors' checkpoints -----------------------------------------------------------------------------------------
+
+
+def read_original(checkpoint: Mapping[str, Tensor] | str | Path) -> dict[str, Tensor]:
+    """The authors' parameters by name, of a state dict, a checkpoint file, or the folder that holds it.
+
+    Raises UserError for a file that is not there or no checkpoint.
+    """
+    if isinstance(checkpoint, Mapping):
+        return {name.removeprefix("module.").removeprefix("model."): value for name, value in checkpoint.items()}
+    path = Path(checkpoint)
+    if path.is_dir():
+        known = ("pytorch_model.bin", "model.safetensors")
+        path = next((path / name for name in known if (path / name).is_file()), path / known[0])
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return read_original(load_file(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors have no common error for "not a checkpoint"
+        raise UserError(f"{path}: cannot be read as a checkpoint ({' '.join(str(error).split())[:120]})") from error
+    return read_original(loaded.get("state_dict", loaded))
+
+
+def copy_original(names: Mapping[str, Tensor], modules: Mapping[str, Parametrisation]) -> None:
+    """Copy the authors' parameters into the modules of a prefix: MLP and embedding, table alone, or flat.
+
+    Raises UserError for a missing name or another shape, naming both; then nothing is copied.
+    """
+    found = []
+    for place, module in modules.items():
+        embedding, mlp = ORIGINAL[place]
+        # the MLP first: what a flat checkpoint lacks is best named by it
+        for name, parameter in sorted(module.named_parameters(), key=lambda item: item[0] == "embedding"):
+            if isinstance(module, SitePrefix) and module.flat:
+                value = _original_flat(names, mlp, module.shape)
+            else:
+                value = _named(names, f"{embedding}.weight" if name == "embedding" else mlp + name.removeprefix("mlp"))
+            theirs, ours = tuple(value.shape), tuple(parameter.shape)
+            if theirs != ours:
+                raise UserError(f"{place} {name}: the checkpoint has {theirs}, this prefix {ours}")
+            found.append((parameter, value))
+    with torch.no_grad():
+        for parameter, value in found:
+            parameter.copy_(value)
+
+
+def _original_flat(names: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    layers, two, heads, length, head_dim = shape
+    flat = _named(names, name)
+    row, words = (torch.Size(shape).numel(),), (layers * two, 1, heads, length, head_dim)
+    if flat.shape == row:  # random: P × 2L × H × D
+        return flat.view(length, layers, two, heads, head_dim).permute(1, 2, 3, 0, 4)
+    if flat.shape == words:
+        return flat.reshape(shape)
+    raise UserError(f"{name}: the checkpoint has {tuple(flat.shape)}, this prefix {row} or {words}")
+
+
+def _named(names: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in names:
+        raise UserError(f"the checkpoint has no {name}; it has {', '.join(sorted(names)[:12])}")
+    return names[name]
+
+
+# -- PEFT's files -----------------------------------------------------------------------------------------------------
+
+
+def write_peft(folder: str | Path, key_values: Tensor, model: PreTrainedModel) -> None:
+    """Write keys and values (L, 2, H, P, D) of the decoder's self-attention as PEFT's prefix tuning."""
+    from safetensors.torch import save_file
+
+    try:
+        from peft import PrefixTuningConfig
+    except ImportError as error:
+        raise UserError("to_peft: PEFT is not installed; pip install peft") from error
+    layers, two, heads, length, head_dim = key_values.shape
+    is_encoder_decoder = model.config.is_encoder_decoder
+    slots = 2 * layers if is_encoder_decoder and layers % 2 == 0 else layers  # so that no two layers share one
+    in_slots = key_values.new_zeros(slots, *key_values.shape[1:])
+    in_slots[_peft_slots(layers, slots, is_encoder_decoder)] = key_values.detach()
+    config = PrefixTuningConfig(
+        task_type="SEQ_2_SEQ_LM" if is_encoder_decoder else "CAUSAL_LM",
+        base_model_name_or_path=model.name_or_path or None,
+        num_virtual_tokens=length,
+        num_layers=slots,
+        num_attention_heads=heads,
+        token_dim=heads * head_dim,
+        num_transformer_submodules=2 if is_encoder_decoder else 1,
+        encoder_hidden_size=heads * head_dim,
+        inference_mode=True,
+    )
+    config.save_pretrained(str(folder))
+    rows = in_slots.permute(3, 0, 1, 2, 4).reshape(length, -1)  # P × (2·slots·H·D)
+    save_file({PEFT_NAME: rows.cpu().contiguous()}, Path(folder) / PEFT_WEIGHTS)
+
+
+def read_peft(folder: str | Path, site: Site, is_encoder_decoder: bool) -> Tensor:
+    """Keys and values (L, 2, H, P, D) of a folder that PEFT's prefix tuning wrote.
+
+    A projection's are there too: PEFT drops its MLP when it saves.
+    Raises UserError for a missing file, another method than prefix tuning, and another shape.
+    """
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    for name in (PEFT_WEIGHTS, PEFT_CONFIG):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: no {name}; give a folder written by PEFT's save_pretrained")
+    config = json.loads((folder / PEFT_CONFIG).read_text())
+    if config.get("peft_type") != "PREFIX_TUNING":
+        raise UserError(f"{folder}: holds {config.get('peft_type')}; only PEFT's PREFIX_TUNING has keys and values")
+    rows = _named(load_file(folder / PEFT_WEIGHTS), PEFT_NAME)
+    layers = len(site.modules)
+    shape = (config.get("num_layers") or layers, 2, site.heads, site.head_dim)
+    if rows.shape[1] != torch.Size(shape).numel() or shape[0] not in (layers, 2 * layers * is_encoder_decoder):
+        raise UserError(
+            f"{folder}: a vector has {rows.shape[1]} numbers, this base's {layers} × 2 × {site.heads} × "
+            f"{site.head_dim} (layers, key and value, heads, head width); load the base it was trained on"
+        )
+    return rows.view(len(rows), *shape).permute(1, 2, 3, 0, 4)[_peft_slots(layers, shape[0], is_encoder_decoder)]
+
+
+def _peft_slots(layers: int, slots: int, is_encoder_decoder: bool) -> list[int]:
+    """Which of the stored keys and values PEFT gives each layer.
+
+    PEFT 0.21 puts an encoder-decoder's twice behind each other, for self- and cross-attention, cuts them into fours
+    and drops the cross-attention's: layer l gets slot 2·l modulo their number, so with as many slots as layers, an
+    even number, every second is never used and two layers share one.
+    """
+    return [2 * layer % slots if is_encoder_decoder else layer for layer in range(layers)]

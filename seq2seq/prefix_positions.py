@@ -1,0 +1,105 @@
+"""Positions of real tokens behind a prefix, and the error where a base has too few.
+
+    decoder           token j of the target gets position P + j; behind an infix S + P + j
+    encoder-decoder   token j of a stack whose own attention has a prefix gets P + j, if it is asked for
+
+Shapes: B batch, T tokens, P prefix length.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from seq2seq.prefix_attention import LivePrefix, Site
+from seq2seq.utils import UserError
+
+
+def positions_behind(
+    live: LivePrefix, inputs: dict[str, Any], model: PreTrainedModel, preseqlen: int, trusted: bool
+) -> Tensor:
+    """Positions (B, T) of a decoder's real tokens, the first one's being `live.start`; padding takes none.
+
+    trusted: `position_ids` in the inputs are transformers' own, which the attention mask bounds.
+    Raises UserError where a position does not exist.
+    """
+    tokens: Any = inputs.get("input_ids") if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
+    batch, length = tokens.shape[:2]
+    positions, mask, past = (inputs.get(name) for name in ("position_ids", "attention_mask", "past_key_values"))
+    is_mask = mask is not None and mask.dim() == 2
+    seen = past.get_seq_length() if past is not None else 0
+    bound = mask.shape[1] if is_mask else seen + length  # type: ignore[union-attr]
+    if positions is not None:
+        bound = bound if trusted else float("inf")
+    elif is_mask:
+        positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, seen : seen + length]  # type: ignore[union-attr]
+    else:
+        positions = torch.arange(seen, seen + length, device=tokens.device).expand(batch, -1)
+    start = live.start
+    if isinstance(start, Tensor):
+        start = start.repeat_interleave(len(positions) // len(start), dim=0)
+    positions = positions + start
+    if live.columns() + bound > position_table(model):  # the bound counts padding; only now wait for the device
+        check_positions(model, preseqlen, int(positions.max()) + 1 - preseqlen)
+    return positions
+
+
+def position_table(model: PreTrainedModel) -> float:
+    """How many positions the base has."""
+    table = getattr(model.config, "max_position_embeddings", None)
+    return float("inf") if table is None else table
+
+
+def check_positions(model: PreTrainedModel, preseqlen: int, tokens: int) -> None:
+    """Raise UserError where prefix and tokens exceed the position table."""
+    table = position_table(model)
+    if preseqlen + tokens > table:
+        raise UserError(
+            f"prefix length {preseqlen} + {tokens} tokens exceed the base's {table} positions; "
+            "shorten --preseqlen or the input"
+        )
+
+
+def stacks_to_shift(model: PreTrainedModel, sites: dict[str, Site]) -> list[Any]:
+    """The stacks of an encoder-decoder whose own attention has a prefix.
+
+    Raises UserError where there is none, or a stack has no learned positions of BART's kind.
+    """
+    stacks = {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
+    shifted: list[Any] = [stack for name, stack in stacks.items() if name in sites]
+    if not shifted:
+        raise UserError("shift_positions: a prefix in cross-attention stands before no tokens; leave it out")
+    for stack in shifted:
+        table = getattr(stack, "embed_positions", None)
+        if table is None or list(inspect.signature(table.forward).parameters) != BART_ARGUMENTS:
+            raise UserError(
+                f"shift_positions: {type(model).__name__} has no learned positions of BART's kind; leave it out"
+            )
+    return shifted
+
+
+BART_ARGUMENTS = ["input_ids", "past_key_values_length", "position_ids"]
+
+
+@contextmanager
+def shifted_stacks(model: PreTrainedModel, stacks: list[Any], preseqlen: int) -> Iterator[None]:
+    """While open, the stacks' positions start at P. Raises UserError where a position does not exist."""
+
+    def shift(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        given = dict(zip(BART_ARGUMENTS, args, strict=False)) | kwargs
+        tokens, past, positions = given["input_ids"], given.get("past_key_values_length", 0), given.get("position_ids")
+        check_positions(model, preseqlen, past + tokens.shape[1])
+        return (tokens, past + preseqlen, None if positions is None else positions + preseqlen), {}
+
+    hooks = [stack.embed_positions.register_forward_pre_hook(shift, with_kwargs=True) for stack in stacks]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

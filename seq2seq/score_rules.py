@@ -1,0 +1,50 @@
+"""transformers' rules on the next token's scores, without their copies of all scores where one number changes.
+
+Shapes: R rows, T tokens so far, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor
+from transformers.generation import logits_process as rules
+
+FORBIDDEN = float("-inf")
+
+
+def apply_rules(processors: Iterable[Any], tokens: Tensor, scores: Tensor) -> Tensor:
+    """Scores (R, V) behind tokens (R, T) after all rules, in their order; the given scores are used up."""
+    for rule in processors:
+        in_place = IN_PLACE.get(type(rule))
+        scores = rule(tokens, scores) if in_place is None else in_place(rule, tokens, scores)
+    return scores
+
+
+def _min_length(rule: Any, tokens: Tensor, scores: Tensor) -> Tensor:
+    return scores.index_fill_(1, rule.eos_token_id, FORBIDDEN) if tokens.shape[1] < rule.min_length else scores
+
+
+def _min_new_tokens(rule: Any, tokens: Tensor, scores: Tensor) -> Tensor:
+    new = tokens.shape[1] - rule.prompt_length_to_skip
+    return scores.index_fill_(1, rule.eos_token_id, FORBIDDEN) if new < rule.min_new_tokens else scores
+
+
+def _no_repeated_ngram(rule: Any, tokens: Tensor, scores: Tensor) -> Tensor:
+    size = rule.ngram_size
+    if tokens.shape[1] < size:
+        return scores
+    started = tokens[:, tokens.shape[1] + 1 - size :]
+    ngrams = tokens.unfold(1, size, 1)
+    repeats = (ngrams[..., :-1] == started[:, None]).all(-1) & (ngrams[..., -1] < scores.shape[1])
+    # Each n-gram's last token gets its own score or -inf; the smaller one stays where two meet.
+    last = ngrams[..., -1].clamp(max=scores.shape[1] - 1)
+    return scores.scatter_reduce_(1, last, scores.gather(1, last).masked_fill_(repeats, FORBIDDEN), "amin")
+
+
+IN_PLACE: dict[type, Callable[[Any, Tensor, Tensor], Tensor]] = {
+    rules.MinLengthLogitsProcessor: _min_length,
+    rules.MinNewTokensLengthLogitsProcessor: _min_new_tokens,
+    rules.NoRepeatNGramLogitsProcessor: _no_repeated_ngram,
+}

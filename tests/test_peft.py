@@ -1,0 +1,150 @@
+"""A prefix goes to PEFT and comes back with the same logits; what PEFT cannot hold is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import close
+from torch import Tensor
+
+from seq2seq.prefixTuning import PrefixEmbTuning, PrefixTuning
+from seq2seq.utils import UserError
+
+peft = pytest.importorskip("peft")
+
+FAMILIES = ["gpt2", "llama", "bart", "bart3"]
+NEAR = 1e-5
+
+
+def base(family: str) -> Any:
+    """A float32 base; bart3 is a BART with an odd number of layers, which PEFT treats otherwise than an even one."""
+    layers = {"encoder_layers": 2, "decoder_layers": 3} if family == "bart3" else {}
+    return tiny.base(family.rstrip("3"), dtype=torch.float32, **layers)
+
+
+def holdable(family: str, **options: Any) -> PrefixTuning:
+    """A prefix of the only kind that PEFT has."""
+    where = {"sites": ("decoder",), "shift_positions": True} if family.startswith("bart") else {}
+    torch.manual_seed(11)
+    kind = options.pop("kind", PrefixTuning)
+    return kind(base(family), **{"preseqlen": 4, "mid_dim": 8, **where, **options}).eval()
+
+
+def in_peft(family: str, folder: Path) -> Any:
+    return peft.PeftModel.from_pretrained(base(family), folder).eval()
+
+
+def trained_by_peft(family: str, folder: Path, projection: bool = False) -> Any:
+    """A random prefix of PEFT's own, saved into a folder."""
+    task, layers = "CAUSAL_LM", None
+    if family.startswith("bart"):
+        task, layers = "SEQ_2_SEQ_LM", base(family).config.decoder_layers  # PEFT's default is the encoder's
+    config = peft.PrefixTuningConfig(
+        task_type=task,
+        num_virtual_tokens=4,
+        prefix_projection=projection,
+        encoder_hidden_size=16,
+        num_layers=layers,
+    )
+    torch.manual_seed(3)
+    model = peft.get_peft_model(base(family), config).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def compared(family: str) -> tuple[dict[str, Tensor], Tensor]:
+    """A batch, and the places where it has labels."""
+    inputs = tiny.batch(family.rstrip("3"))
+    return inputs, inputs["labels"] != -100
+
+
+def check_generation(family: str, ours: PrefixTuning, theirs: Any) -> None:
+    for num_beams in (1, 3):
+        source = tiny.rows_without_labels(family.rstrip("3"))[0]
+        search = {"max_new_tokens": 8, "do_sample": False, "num_beams": num_beams}
+        assert ours.generate(**source, **search).tolist() == theirs.generate(**source, **search).tolist()
+
+
+@pytest.mark.parametrize("options", [{}, {"deep": True}, {"mid_dim": 0}], ids=["mlp", "deep", "flat"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prefix_of_ours_gives_the_same_in_peft(family: str, options: dict[str, Any], tmp_path: Path) -> None:
+    prefix, (inputs, real) = holdable(family, **options), compared(family)
+    prefix.to_peft(tmp_path)
+    theirs = in_peft(family, tmp_path)
+    close(prefix(**inputs).logits[real], theirs(**inputs).logits[real], NEAR)
+    check_generation(family, prefix, theirs)
+
+
+@pytest.mark.parametrize("projection", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prefix_of_pefts_gives_the_same_here(family: str, projection: bool, tmp_path: Path) -> None:
+    theirs, (inputs, real) = trained_by_peft(family, tmp_path, projection), compared(family)
+    prefix = PrefixTuning.from_peft(tmp_path, base(family)).eval()
+    assert (set(prefix.sites), prefix.preseqlen, prefix.mid_dim) == ({"decoder"}, 4, 0)
+    close(prefix(**inputs).logits[real], theirs(**inputs).logits[real], NEAR)
+    check_generation(family, prefix, theirs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_there_and_back_is_bit_for_bit(family: str, tmp_path: Path) -> None:
+    trained_by_peft(family, tmp_path / "theirs")
+    first = PrefixTuning.from_peft(tmp_path / "theirs", base(family))
+    first.to_peft(tmp_path / "ours")
+    second = PrefixTuning.from_peft(tmp_path / "ours", base(family))
+    assert torch.equal(first.prefix["decoder"].key_values, second.prefix["decoder"].key_values)
+    theirs, ours = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("theirs", "ours"))
+    assert theirs.keys() == ours.keys()
+    if family != "bart":
+        assert all(torch.equal(value, ours[name]) for name, value in theirs.items())
+
+
+def test_peft_itself_gives_two_layers_of_an_even_number_the_same(tmp_path: Path) -> None:
+    trained_by_peft("bart", tmp_path)
+    lower, upper = PrefixTuning.from_peft(tmp_path, base("bart")).past_key_values()["decoder"]
+    assert torch.equal(lower[0], upper[0])
+    assert torch.equal(lower[1], upper[1])
+
+
+def test_input_vectors_go_to_peft_as_the_keys_and_values_they_give(tmp_path: Path) -> None:
+    prefix, (inputs, real) = holdable("gpt2", kind=PrefixEmbTuning), compared("gpt2")
+    prefix.to_peft(tmp_path)
+    close(prefix(**inputs).logits[real], in_peft("gpt2", tmp_path)(**inputs).logits[real], NEAR)
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "named"),
+    [
+        ("bart", {}, "no prefix in encoder and cross attention"),
+        ("bart", {"sites": ("cross", "decoder"), "shift_positions": True}, "no prefix in cross attention"),
+        ("bart", {"sites": ("decoder",)}, "shift_positions=True"),
+        ("gpt2", {"shift_positions": False}, "shift_positions=True"),
+        ("gpt2", {"infix": True}, "no infix"),
+    ],
+)
+def test_what_peft_cannot_hold_is_named(family: str, options: dict[str, Any], named: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"to_peft: .*{named}"):
+        tiny.prefixed(family, **options).to_peft(tmp_path / "peft")
+    assert not (tmp_path / "peft").exists()
+
+
+def test_a_folder_that_is_no_prefix_of_pefts_for_this_base_is_an_error(tmp_path: Path) -> None:
+    model = base("gpt2")
+    with pytest.raises(UserError, match="no adapter_model.safetensors"):
+        PrefixTuning.from_peft(tmp_path, model)
+    trained_by_peft("gpt2", tmp_path)
+    with pytest.raises(UserError, match=r"has 128 numbers, this base's 3 × 2 × 4 × 8"):
+        PrefixTuning.from_peft(tmp_path, tiny.base("gpt2", n_layer=3))
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "PROMPT_TUNING"}))
+    with pytest.raises(UserError, match="holds PROMPT_TUNING"):
+        PrefixTuning.from_peft(tmp_path, model)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    save_file({"lora": torch.zeros(2)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="no prompt_embeddings"):
+        PrefixTuning.from_peft(tmp_path, model)
