@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from seq2seq.runs import read_options
 from seq2seq.utils import UserError
@@ -28,18 +29,10 @@ MAY_CHANGE = (
 class WhatArguments:
     """What to do and where."""
 
-    mode: Literal["prefixtune", "finetune", "pretrain"] = "prefixtune"
-    """What is trained: the prefix, everything, or everything on plain text (BART's denoising)."""
-    task: str | None = None
-    """Task by name (`sample`, `xsum`, `cnn_dm`, …); default: the carried `sample`, or what --data_dir holds."""
-    data_dir: str | None = None
-    """Folder with {train,val,test}.{source,target}, .jsonl(.gz), .parquet, .csv, or a `save_to_disk` folder."""
-    source_lang: str | None = None
-    """Translation: language code of the source (field or file ending)."""
-    target_lang: str | None = None
-    """Translation: language code of the target."""
+    mode: Literal["prefixtune", "finetune", "finetune-top", "adaptertune", "bothtune", "pretrain"] = "prefixtune"
+    """What is trained: a prefix, everything, the top blocks, adapters, prefix and base, everything on plain text."""
     model_name_or_path: str | None = None
-    """Base model: hub name or `save_pretrained` folder; default: the carried bart-mini."""
+    """Base model: hub name or `save_pretrained` folder; default: the carried bart-mini or gpt2-mini."""
     output_dir: str | None = None
     """Run directory; default: runs/<mode>-<task>, and with --do_train no the run that is decoded."""
     resume: bool = False
@@ -49,15 +42,35 @@ class WhatArguments:
     do_train: bool = True
     """`no`: only decode and score the run given by --prefix_model_path."""
     prefix_model_path: str | None = None
-    """Run directory whose prefix (or fine-tuned model) is decoded with --do_train no."""
+    """Run directory: --do_train no decodes it; a training starts from its prefix."""
+
+
+@dataclass
+class InputArguments:
+    """Which data."""
+
+    task: str | None = None
+    """Task by name (`xsum`, `e2e`, …); default: what --data_dir holds, else the carried `sample` or `sample_tables`."""
+    data_dir: str | None = None
+    """Folder with {train,val,test}.{source,target}, .jsonl(.gz), .parquet, .csv, or a `save_to_disk` folder."""
+    source_lang: str | None = None
+    """Translation: language code of the source (field or file ending)."""
+    target_lang: str | None = None
+    """Translation: language code of the target."""
 
 
 @dataclass
 class PrefixArguments:
     """The prefix (SPEC of Li & Liang 2021, sections 4.2 and 4.3)."""
 
-    preseqlen: int = 30
-    """Prefix length P in virtual tokens per site; 30 keeps the carried base's prefix under 5 % of its parameters."""
+    prefix_mode: Literal["activation", "embedding"] = "activation"
+    """What is learned: keys and values, or input vectors of which the frozen base makes them."""
+    format_mode: Literal["cat", "peek", "nopeek", "infix"] = "cat"
+    """Decoders: prefix, source, target (cat, peek); without the source (nopeek); source, infix, target."""
+    preseqlen: int | None = None
+    """Prefix length P in virtual tokens per site; default: the --lowdata_token words' own, else 5."""
+    lowdata_token: str | None = None
+    """Words whose keys and values in the frozen base the prefix starts with; default: random."""
     mid_dim: int = 512
     """Width of the reparametrising MLP; 0 = flat, no MLP."""
     deep: bool = False
@@ -69,11 +82,35 @@ class PrefixArguments:
 
 
 @dataclass
-class DataArguments:
-    """Lengths and batches; a length left out is the task's own."""
+class OtherModesArguments:
+    """--mode adaptertune and finetune-top."""
+
+    bottleneck: int = 100
+    """Adapters: width between W_down and W_up."""
+    adapter_design: Literal[1, 2] = 1
+    """Adapters: 1 = LayerNorm, behind every block; 2 = no LayerNorm, behind every attention and MLP."""
+    top_layers: int = 2
+    """finetune-top: blocks of each stack that are trained, counted from the top."""
+
+
+@dataclass
+class DecodingArguments:
+    """What is decoded, and in what batches; a length left out is the task's own."""
 
     max_source_length: int | None = None
     """Longest source, tokens; longer ones are cut and counted."""
+    eval_bsz: int = 16
+    """Examples per batch in validation and decoding."""
+    n_test: int | None = None
+    """Use only the first n test records of each part (`gen.py`: of the split that it decodes)."""
+    cache_dir: str = "~/.cache/prefixtuning"
+    """Where token caches live, named by content."""
+
+
+@dataclass
+class DataArguments:
+    """Training data and validation's; a length left out is the task's own."""
+
     max_target_length: int | None = None
     """Longest training target, tokens."""
     val_max_target_length: int | None = None
@@ -82,16 +119,28 @@ class DataArguments:
     """Longest test target and generation, tokens."""
     bsz: int = 16
     """Examples per training batch."""
-    eval_bsz: int = 16
-    """Examples per batch in validation and decoding."""
     n_train: int | None = None
     """Use only the first n training records."""
+    lowdata: int | None = None
+    """Use n training records drawn at random; a smaller n with the same --lowdata_seed draws a part of them."""
+    lowdata_seed: int = 0
+    """Seed of that draw."""
     n_val: int = 100
     """Validation records that are decoded and scored at each validation; loss uses all of them."""
-    n_test: int | None = None
-    """Use only the first n test records of each part."""
-    cache_dir: str = "~/.cache/prefixtuning"
-    """Where token caches live, named by content."""
+
+
+@dataclass
+class MachineArguments:
+    """How this machine computes."""
+
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """bf16: frozen weights in bfloat16, prefix and optimiser in float32; auto: bf16 where there are units for it."""
+    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    """Attention of the base model."""
+    threads: int | None = None
+    """CPU threads of torch; default: torch's own choice."""
+    progress: bool = True
+    """Show the progress bar."""
 
 
 @dataclass
@@ -112,8 +161,14 @@ class OptimisationArguments:
     """Clip the gradient's norm; 0 = no clipping (the authors' BART)."""
     gradient_accumulation_steps: int = 1
     """Batches per optimiser step."""
+    objective_mode: Literal[0, 1] = 0
+    """GPT-2's loss: 0 = mean over the batch's target tokens; 1 = sum over a row's, mean over rows (the authors')."""
     label_smoothing: float = 0.0
     """Share of probability spread over the vocabulary in the training loss."""
+    distill_from: str | None = None
+    """Teacher for distillation: a fine-tuned model without prefix (a run's model/ folder)."""
+    distill_weight: float = 1.0
+    """Share of KL(teacher‖student) in the loss, 0 to 1; the rest is the usual loss."""
     epoch: int = 5
     """Passes over the training data."""
     max_steps: int = -1
@@ -122,19 +177,13 @@ class OptimisationArguments:
     """Stop training after this many minutes of wall time."""
     seed: int = 42
     """Seeds initialisation, order, dropout and noise."""
-    precision: Literal["auto", "32", "bf16"] = "auto"
-    """bf16: frozen weights in bfloat16, prefix and optimiser in float32; auto: bf16 where there are units for it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
-    """Attention of the base model."""
-    threads: int | None = None
-    """CPU threads of torch; default: torch's own choice."""
 
 
 @dataclass
 class ValidationArguments:
-    """Validation, checkpoints, early stopping."""
+    """Validation, checkpoints, early stopping, the final comparison."""
 
     val_every_steps: int | None = None
     """Validate every n optimiser steps; default: at each epoch's end."""
@@ -144,8 +193,10 @@ class ValidationArguments:
     """Score that chooses best.ckpt and stops early; default: the task's; `loss` = validation loss."""
     early_stopping_patience: int = -1
     """Validations without a better --best_metric before training stops; -1 = never."""
-    progress: bool = True
-    """Show the progress bar."""
+    eval_num_beams: int = 1
+    """Beams of the decoding inside validation; 1 = greedy, quick."""
+    baselines: Literal["none", "lead", "all"] = "lead"
+    """Score beside the run: the source's first sentence (lead), and the untuned base as well (all)."""
     logger: Literal["none", "tensorboard", "wandb"] = "none"
     """Log to TensorBoard or Weights & Biases as well (the extra of that name must be installed)."""
 
@@ -166,20 +217,18 @@ class SearchArguments:
     """n-grams of this size occur once in an output; 0 = off."""
     early_stopping: bool | None = None
     """Stop a search once num_beams hypotheses are finished."""
-    eval_num_beams: int = 1
-    """Beams of the decoding inside validation; 1 = greedy, quick."""
-    baselines: Literal["none", "lead", "all"] = "lead"
-    """Score beside the run: the source's first sentence (lead), and the untuned base as well (all)."""
 
 
 @dataclass
 class PretrainArguments:
-    """--mode pretrain only: BART's denoising on plain text (Lewis et al. 2019)."""
+    """--mode pretrain only: BART's denoising (Lewis et al. 2019), GPT-2's causal language modelling, on plain text."""
 
     base_config: dict[str, Any] = field(default_factory=dict)
-    """Fields of transformers' BartConfig for a new base; ignored when --model_name_or_path is given."""
+    """Fields of transformers' BartConfig or GPT2Config for a new base; ignored when --model_name_or_path is given."""
     tokenizer_name_or_path: str | None = None
     """Tokenizer for a new base; default: trained on the text."""
+    embeddings_from: str | None = None
+    """Model whose token embeddings a new base starts with: it must have the same vocabulary and width."""
     vocab_size: int = 8192
     """Entries of a newly trained byte-level BPE."""
     tokens_per_batch: int = 2048
@@ -194,6 +243,8 @@ class PretrainArguments:
     """Mean of the Poisson that draws span lengths, tokens."""
     permute_sentences: bool = True
     """Shuffle the source's sentences."""
+    text_to_text_share: float = 0.0
+    """GPT-2: share of windows that become text-to-text forms, which teach copying; the others stay plain text."""
     valid_file: str | None = None
     """Held-out text file for bits per byte."""
 
@@ -202,38 +253,47 @@ class PretrainArguments:
 class Arguments(
     PretrainArguments,
     SearchArguments,
+    DecodingArguments,
+    MachineArguments,
     ValidationArguments,
     OptimisationArguments,
     DataArguments,
+    OtherModesArguments,
     PrefixArguments,
+    InputArguments,
     WhatArguments,
 ):
-    """All options of `train_bart.py`."""
+    """All options of `train_bart.py` and `train_e2e.py`."""
 
     def __post_init__(self) -> None:
         at_least = {
-            "preseqlen": 1, "mid_dim": 0, "bsz": 1, "eval_bsz": 1, "n_train": 1, "n_val": 0, "n_test": 1, "epoch": 1,
-            "warmup_steps": 0, "weight_decay": 0, "max_grad_norm": 0, "gradient_accumulation_steps": 1,
-            "val_every_steps": 1, "save_every_steps": 1, "eval_num_beams": 1, "max_steps": -1, "threads": 1,
-            "max_length": 2, "min_length": 0, "no_repeat_ngram_size": 0, "tokens_per_batch": 1,
+            "preseqlen": 1, "mid_dim": 0, "bottleneck": 1, "top_layers": 1, "lowdata": 1, "bsz": 1, "eval_bsz": 1,
+            "n_train": 1, "n_val": 0, "n_test": 1, "epoch": 1, "warmup_steps": 0, "weight_decay": 0,
+            "max_grad_norm": 0, "gradient_accumulation_steps": 1, "val_every_steps": 1, "save_every_steps": 1,
+            "eval_num_beams": 1, "max_steps": -1, "threads": 1, "max_length": 2, "min_length": 0,
+            "no_repeat_ngram_size": 0, "tokens_per_batch": 1,
         }  # fmt: skip
         for name, low in at_least.items():
             if getattr(self, name) is not None and getattr(self, name) < low:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least {low}")
         if self.max_steps == 0:
             raise UserError("--max_steps 0: trains nothing; give at least 1, or -1 to go by --epoch")
-        for name in ("prefix_dropout", "label_smoothing", "mask_ratio"):
+        for name in ("prefix_dropout", "label_smoothing", "mask_ratio", "text_to_text_share"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UserError(f"--{name} {getattr(self, name)}: is a share, at least 0 and below 1")
+        if not 0.0 < self.distill_weight <= 1.0:
+            raise UserError(f"--distill_weight {self.distill_weight}: is a share, above 0 and at most 1")
+        if self.distill_from and self.format_mode not in ("cat", "peek"):
+            raise UserError(f"--distill_from: the teacher reads the source; --format_mode {self.format_mode} hides it")
         for name in ("learning_rate", "span_mean", "max_minutes"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise UserError(f"--{name} {getattr(self, name)}: must be above 0")
         if not self.do_train and not self.prefix_model_path:
             raise UserError("--do_train no: say which run to decode with --prefix_model_path RUN")
-        if self.do_train and self.prefix_model_path:
-            raise UserError(
-                "--prefix_model_path: only with --do_train no; to go on with a run use --output_dir RUN --resume"
-            )
+        if self.do_train and self.prefix_model_path and self.mode not in ("prefixtune", "bothtune"):
+            raise UserError(f"--prefix_model_path: --mode {self.mode} has no prefix to start; leave it out")
+        if self.lowdata_token and self.prefix_model_path and self.do_train:
+            raise UserError("--lowdata_token and --prefix_model_path both start the prefix; give one of them")
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite exclude each other: go on, or start again")
         if self.mode == "pretrain" and not self.do_train:
@@ -245,38 +305,58 @@ class Arguments(
             raise UserError("--mode pretrain: say where the text is with --data_dir DIR (*.txt, *.txt.gz, *.txt.xz)")
 
 
-def parse(argv: list[str] | None, program: str) -> Arguments:
+def parse(argv: list[str] | None, program: str, default_task: str = "sample") -> Arguments:
     """Read flags and a YAML recipe into `Arguments`; flags win over the recipe, the recipe over the defaults.
 
     The recipe is `--config FILE.yaml`; else the run's own with --prefix_model_path; else the task's in `configs/`.
-    argv: flags without the program's name, None = this process's.
+    argv: flags without the program's name, None = this process's. default_task: what no --task and no --data_dir mean.
     Raises UserError for anything that does not parse; exits after --help.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    _refuse_authors_habit(argv, program)
+    recipe = _recipe(argv, default_task)
+    return parse_into(Arguments, argv, program, "Prefix-tune, fine-tune or pretrain, then decode and score.", recipe)
+
+
+Options = TypeVar("Options")
+
+
+def parse_into(kind: type[Options], argv: list[str], program: str, description: str, recipe: Path | None) -> Options:
+    """Read flags into a dataclass composed of groups of options; a recipe's values are its defaults.
+
+    Raises UserError for anything that does not parse and for a recipe's unknown option; exits after --help.
+    """
+    return reader(kind, program, description, recipe)(argv)
+
+
+def reader(
+    kind: type[Options], program: str, description: str = "", recipe: Path | None = None
+) -> Callable[[list[str]], Options]:
+    """What `parse_into` reads flags with, made once for many calls."""
     import jsonargparse
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the fields' texts are the help
-    argv = _bare_switches(sys.argv[1:] if argv is None else argv)
-    _refuse_authors_habit(argv, program)
-    recipe = _recipe(argv)
-    if recipe:
-        unknown = sorted(map(str, read_options(recipe).keys() - {f.name for f in fields(Arguments)}))
-        if unknown:
-            raise UserError(f"{recipe}: unknown option {', '.join(unknown)}; {program} --help lists them")
+    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    if recipe and (unknown := sorted(map(str, read_options(recipe).keys() - names))):
+        raise UserError(f"{recipe}: unknown option {', '.join(unknown)}; {program} --help lists them")
     parser = jsonargparse.ArgumentParser(
         prog=program,
-        description="Prefix-tune, fine-tune or pretrain, then decode and score.",
+        description=description,
         exit_on_error=False,
         default_config_files=[str(recipe)] if recipe else [],
     )
     parser.add_argument("--config", help="YAML recipe; every key is a flag's name; default: the task's in configs/")
-    for group in reversed(Arguments.__mro__[1:-1]):
+    for group in reversed(kind.__mro__[1:-1]):
         parser.add_class_arguments(group, as_group=True)
-    try:
-        parsed = parser.parse_args(argv)
-    except jsonargparse.ArgumentError as error:
-        raise UserError(f"{program}: {_one_line(str(error))}; see --help") from None
-    names = {f.name for f in fields(Arguments)}
-    return Arguments(**{name: value for name, value in vars(parsed).items() if name in names})
+
+    def read(argv: list[str]) -> Options:
+        try:
+            parsed = parser.parse_args(_bare_switches(argv, kind))
+        except jsonargparse.ArgumentError as error:
+            raise UserError(f"{program}: {_one_line(str(error))}; see --help") from None
+        return kind(**{name: value for name, value in vars(parsed).items() if name in names})
+
+    return read
 
 
 def recipe_of(arguments: Arguments) -> dict[str, Any]:
@@ -284,16 +364,16 @@ def recipe_of(arguments: Arguments) -> dict[str, Any]:
     return {name: value for name, value in asdict(arguments).items() if name not in ABOUT_THE_CALL}
 
 
-def _recipe(argv: list[str]) -> Path | None:
+def _recipe(argv: list[str], default_task: str) -> Path | None:
     """The YAML file whose values are the defaults of this call."""
     flat = _flat(argv)
     flags = {flag: value for flag, value in zip(flat, [*flat, ""][1:], strict=True) if flag.startswith("--")}
     if "--config" in flags:
         return Path(flags["--config"])
-    if "--prefix_model_path" in flags:
+    if "--prefix_model_path" in flags and flags.get("--do_train", "yes").lower() in ("no", "false"):
         own = Path(flags["--prefix_model_path"]) / "config.yaml"
         return own if own.is_file() else None
-    task = flags.get("--task") or ("custom" if "--data_dir" in flags else "sample")
+    task = flags.get("--task") or ("custom" if "--data_dir" in flags else default_task)
     mode = flags.get("--mode", "prefixtune")
     candidates = [CONFIGS / f"{task}_{mode}.yaml", CONFIGS / f"{task}.yaml"] if mode != "pretrain" else []
     return next((path for path in candidates if path.is_file()), None)
@@ -303,9 +383,9 @@ def _flat(argv: list[str]) -> list[str]:
     return [part for a in argv for part in (a.split("=", 1) if a.startswith("--") else [a])]
 
 
-def _bare_switches(argv: list[str]) -> list[str]:
+def _bare_switches(argv: list[str], kind: Any) -> list[str]:
     """`--resume` alone means `--resume true`; `--resume no` stays as it is."""
-    switches = {f"--{f.name}" for f in fields(Arguments) if f.type == "bool"}
+    switches = {f"--{f.name}" for f in fields(kind) if f.type == "bool"}
     following = [*argv, "--"][1:]
     return [a + "=true" if a in switches and n.startswith("--") else a for a, n in zip(argv, following, strict=True)]
 

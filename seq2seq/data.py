@@ -1,8 +1,6 @@
-"""Records -> token batches: tokens cached by content, batches of similar length, padding.
+"""Records -> token batches: tokens cached by content, batches of similar length.
 
-    Records --tokenise--> TokenSet --LengthBuckets--> rows of a batch --Seq2SeqCollator--> tensors
-
-Shapes: B batch, S source length, T target length; tokens everywhere, special tokens counted.
+    Records --tokenise--> TokenSet --LengthBuckets--> rows of a batch --TextForm.collate--> tensors
 
 Under Lightning give the batch sampler to the DataLoader and set `Trainer(use_distributed_sampler=False)`.
 """
@@ -16,39 +14,20 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset, Sampler
 
-from seq2seq.tasks import Record
+from seq2seq.records import Record
+from seq2seq.text_forms import Example, TextForm
 from seq2seq.utils import UserError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+Encode = Callable[[list[str]], Iterator[tuple[Sequence[int], bool]]]  # texts -> (token ids, whether it was cut) each
 
-IGNORE = -100  # label of padding: torch's cross-entropy leaves it out
 CHUNK = 1000  # texts tokenised at once; their offsets and masks take some hundred bytes a token until they are dropped
 ARRAYS = ("source_ids", "source_offsets", "target_ids", "target_offsets", "record", "limits")  # of a cache file
-CACHE_FORMAT = 1  # part of the cache's name: raise it when what is stored changes
-
-
-class Example(TypedDict):
-    """One row: token ids of source (S,) and target (T,), and the row's number."""
-
-    input_ids: np.ndarray
-    labels: np.ndarray
-    index: int
-
-
-class Batch(TypedDict):
-    """input_ids (B, S), attention_mask (B, S), labels (B, T) with -100 on padding, index (B,): rows of the TokenSet."""
-
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    labels: torch.Tensor
-    index: torch.Tensor
+CACHE_FORMAT = 2  # part of the cache's name: raise it when what is stored changes
 
 
 class Truncated(NamedTuple):
@@ -97,27 +76,25 @@ class TokenSet(Dataset[Example]):
 
 def tokenise(
     records: Sequence[Record],
-    tokenizer: PreTrainedTokenizerBase,
+    form: TextForm,
     max_source_length: int,
     max_target_length: int,
     cache_dir: Path | None,
     pairs: Literal["all", "first"] = "all",
 ) -> TokenSet:
-    """The records as tokens, cut to the limits (tokens; special tokens stay), from `cache_dir` when they lie there.
+    """The records as tokens in a form, cut to the limits (tokens; special ones stay), from `cache_dir` where they lie.
 
     `pairs="all"`: one row for each reference (training); `pairs="first"`: one row a record, with its first reference
-    (evaluation). The cache is named by the content of texts, tokenizer and limits. Raises UserError for a tokenizer
-    that is not a fast one, for limits that leave no room, and for a cache folder that cannot be written.
+    (evaluation). The cache is named by the content of texts, tokenizer, form and limits. Raises UserError for limits
+    that leave no room, and for a cache folder that cannot be written.
     """
-    if not hasattr(tokenizer, "backend_tokenizer"):
-        raise UserError(f"{type(tokenizer).__name__} is not a fast tokenizer; save the model with its tokenizer.json")
 
     def make() -> dict[str, np.ndarray]:
-        return _token_arrays(records, tokenizer, max_source_length, max_target_length, pairs)
+        return _token_arrays(records, form, max_source_length, max_target_length, pairs)
 
     if cache_dir is None:
         return TokenSet(make())
-    key = _content_hash(records, tokenizer, max_source_length, max_target_length, pairs)
+    key = _content_hash(records, form, max_source_length, max_target_length, pairs)
     return TokenSet(_cached(cache_dir / f"tokens-{key}.npz", make))
 
 
@@ -207,40 +184,6 @@ class LengthBuckets(Sampler[list[int]]):
         return padding_share(self.batches(), self.source_lengths, self.target_lengths)
 
 
-class Seq2SeqCollator:
-    """Pads the examples of a batch on the right, with the tokenizer's pad token, into one Batch.
-
-    `pad_to_multiple_of` raises S and T to a multiple of so many tokens, which some accelerators need for speed.
-    Raises UserError for a tokenizer without a pad token.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> None:
-        if tokenizer.pad_token_id is None:
-            raise UserError(f"{type(tokenizer).__name__} has no pad token; set one in tokenizer_config.json")
-        self.pad_token_id: int = tokenizer.pad_token_id
-        self.multiple = pad_to_multiple_of or 1
-
-    def __call__(self, examples: Sequence[Example]) -> Batch:
-        sources = [example["input_ids"] for example in examples]
-        input_ids_BS = self._padded(sources, self.pad_token_id)
-        lengths_B = torch.tensor([len(source) for source in sources])
-        return {
-            "input_ids": input_ids_BS,
-            # from the lengths: a pad token may also stand inside a text
-            "attention_mask": (torch.arange(input_ids_BS.shape[1]) < lengths_B[:, None]).long(),
-            "labels": self._padded([example["labels"] for example in examples], IGNORE),
-            "index": torch.tensor([example["index"] for example in examples]),
-        }
-
-    def _padded(self, rows: Sequence[np.ndarray], value: int) -> torch.Tensor:
-        longest = max(len(row) for row in rows)
-        width = -(-longest // self.multiple) * self.multiple
-        padded = np.full((len(rows), width), value, dtype=np.int64)
-        for i, row in enumerate(rows):
-            padded[i, : len(row)] = row
-        return torch.from_numpy(padded)
-
-
 def _halve_until(batches: list[np.ndarray], count: int) -> None:
     """Halve the largest batches in place, those in front first, until there are `count` of them."""
     while len(batches) < count:
@@ -255,13 +198,13 @@ def _slice(flat: np.ndarray, offsets: np.ndarray, i: int) -> np.ndarray:
 
 def _token_arrays(
     records: Sequence[Record],
-    tokenizer: PreTrainedTokenizerBase,
+    form: TextForm,
     max_source_length: int,
     max_target_length: int,
     pairs: Literal["all", "first"],
 ) -> dict[str, np.ndarray]:
     """What a TokenSet holds and a cache file stores, by the names of ARRAYS."""
-    special = tokenizer.num_special_tokens_to_add()
+    special = form.special
     for flag, limit in (("--max_source_length", max_source_length), ("--max_target_length", max_target_length)):
         if limit <= special:
             raise UserError(f"{flag} {limit}: no room beside the {special} special tokens; give at least {special + 1}")
@@ -269,11 +212,11 @@ def _token_arrays(
     targets = [(number, text) for number, record in enumerate(records) for text in record.references[:count]]
     source_ids, source_offsets, source_cut = _flat_tokens(
         [record.source for record in records],
-        lambda texts: tokenizer(texts, truncation=True, max_length=max_source_length),
+        lambda texts: form.sources(texts, max_source_length),
     )
     target_ids, target_offsets, target_cut = _flat_tokens(
         [text for _, text in targets],
-        lambda texts: tokenizer(text_target=texts, truncation=True, max_length=max_target_length),
+        lambda texts: form.targets(texts, max_target_length),
     )
     return {
         "source_ids": source_ids,
@@ -285,14 +228,14 @@ def _token_arrays(
     }
 
 
-def _flat_tokens(texts: list[str], encode: Callable[[list[str]], Any]) -> tuple[np.ndarray, np.ndarray, int]:
+def _flat_tokens(texts: list[str], encode: Encode) -> tuple[np.ndarray, np.ndarray, int]:
     """(all token ids one after the other, where each text starts and the last ends, how many texts were cut)."""
     ids: list[np.ndarray] = []
     cut = 0
     for start in range(0, len(texts), CHUNK):
-        for encoding in encode(texts[start : start + CHUNK]).encodings:
-            ids.append(np.array(encoding.ids, dtype=np.int32))
-            cut += bool(encoding.overflowing)
+        for tokens, was_cut in encode(texts[start : start + CHUNK]):
+            ids.append(np.array(tokens, dtype=np.int32))
+            cut += was_cut
     offsets = np.zeros(len(ids) + 1, dtype=np.int64)
     np.cumsum([len(one) for one in ids], out=offsets[1:])
     return np.concatenate([*ids, np.zeros(0, dtype=np.int32)]), offsets, cut
@@ -300,19 +243,20 @@ def _flat_tokens(texts: list[str], encode: Callable[[list[str]], Any]) -> tuple[
 
 def _content_hash(
     records: Sequence[Record],
-    tokenizer: PreTrainedTokenizerBase,
+    form: TextForm,
     max_source_length: int,
     max_target_length: int,
     pairs: str,
 ) -> str:
     """Hex sha256 of everything that the tokens follow from."""
+    tokenizer = form.tokenizer
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     # set by each call of the tokenizer, and no property of it
     for state in ("truncation", "padding"):
         backend.pop(state, None)
     languages = [getattr(tokenizer, name, None) for name in ("src_lang", "tgt_lang")]
     digest = hashlib.sha256(
-        json.dumps([CACHE_FORMAT, backend, languages, max_source_length, max_target_length, pairs]).encode()
+        json.dumps([CACHE_FORMAT, form.name, backend, languages, max_source_length, max_target_length, pairs]).encode()
     )
     for record in records:
         digest.update(json.dumps([record.source, record.references]).encode())

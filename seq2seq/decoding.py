@@ -2,71 +2,127 @@
 
 from __future__ import annotations
 
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from seq2seq.arguments import Arguments
-from seq2seq.data import LengthBuckets, Seq2SeqCollator, tokenise
-from seq2seq.tasks import Record, Search, Task
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from seq2seq.data import LengthBuckets, tokenise
+from seq2seq.fast_layers import fast_layers
+from seq2seq.generation import generate
+from seq2seq.partial_outputs import PartialOutputs
+from seq2seq.records import Record
+from seq2seq.tasks import Search, Task
+from seq2seq.text_forms import Seq2SeqForm, TextForm
 
 
 @torch.no_grad()
-def generate_texts(
-    model: Any, tokenizer: PreTrainedTokenizerBase, batch: dict[str, Tensor], search: Search
-) -> list[str]:
-    """The best output text of each source in a batch (input_ids, attention_mask (B, S)), its ends stripped."""
-    beams: dict[str, Any] = {}
+def generate_texts(model: Any, form: TextForm, batch: dict[str, Tensor], search: Search) -> list[str]:
+    """The best output text of each source in a batch of prompts (input_ids, attention_mask (B, S)), its ends stripped.
+
+    Encoder-decoders: lengths count the start token and </s>. Decoders: lengths are new tokens, newlines are forbidden
+    (an output is one line), and the output ends before the first <eos> (the authors' search).
+    """
+    tokenizer = form.tokenizer
+    options: dict[str, Any] = {}
     if search.num_beams > 1:
-        beams = {"length_penalty": search.length_penalty, "early_stopping": search.early_stopping}
-    output = model.generate(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
+        options = {"length_penalty": search.length_penalty, "early_stopping": search.early_stopping}
+    if isinstance(form, Seq2SeqForm):
+        options |= {"min_length": search.min_length, "max_length": search.max_length}
+    else:
+        options |= {"min_new_tokens": search.min_length, "max_new_tokens": search.max_length}
+        options |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": form.pad}
+        options |= {"bad_words_ids": newline_tokens(tokenizer)} if newline_tokens(tokenizer) else {}
+    prompt: dict[str, Any] = {name: value for name, value in batch.items() if name not in ("labels", "index")}
+    output = generate(
+        model,
+        **prompt,
         num_beams=search.num_beams,
         do_sample=False,
-        min_length=search.min_length,
-        max_length=search.max_length,
         no_repeat_ngram_size=search.no_repeat_ngram_size,
-        **beams,
+        **options,
     )
+    if not isinstance(form, Seq2SeqForm):
+        output = output[:, batch["input_ids"].shape[1] :]
     return [text.strip() for text in tokenizer.batch_decode(output, skip_special_tokens=True)]
+
+
+def newline_tokens(tokenizer: Any) -> list[list[int]]:
+    """The tokens that are nothing but newlines (GPT-2: 198 and 628), each as a word of one token."""
+    encoded = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("\n", "\n\n"))
+    single = {ids[-1] for ids in encoded if tokenizer.decode(ids[-1:]).strip(" ").strip("\n") == ""}
+    return [[token] for token in sorted(single)]
 
 
 def decode(
     model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    records: list[Record],
+    form: TextForm,
+    records: Sequence[Record],
     task: Task,
     arguments: Arguments,
     what: str,
+    partial: PartialOutputs | None = None,
 ) -> list[str]:
-    """One text for each record, in order; batches of similar length give the same texts as one by one."""
-    tokens = tokenise(
-        records,
-        tokenizer,
-        task.max_source_length,
-        task.test_max_target_length,
-        Path(arguments.cache_dir).expanduser(),
-        pairs="first",
-    )
+    """One text for each record, in order; batches of similar length give the same texts as one by one.
+
+    partial: where texts are kept as they come; a batch that is there already is not decoded again.
+    """
+    cache = Path(arguments.cache_dir).expanduser()
+    rows = [record if record.references else record._replace(references=("",)) for record in records]
+    tokens = tokenise(rows, form, task.max_source_length, task.test_max_target_length, cache, pairs="first")
     order = LengthBuckets(tokens.source_lengths, tokens.target_lengths, arguments.eval_bsz, shuffle=False)
-    texts: dict[int, str] = {}
-    started = printed = time.monotonic()
-    for batch in DataLoader(tokens, batch_sampler=order, collate_fn=Seq2SeqCollator(tokenizer)):
-        on_device = {name: value.to(model.device) for name, value in batch.items()}
-        texts.update(
-            zip(batch["index"].tolist(), generate_texts(model, tokenizer, on_device, task.search), strict=True)
-        )
-        if arguments.progress and (len(texts) == len(tokens) or time.monotonic() - printed >= 10):
-            printed = time.monotonic()
-            rate = len(texts) / (printed - started)
-            print(f"decoding {what}: {len(texts)}/{len(tokens)} · {rate:.1f} examples/s", file=sys.stdout, flush=True)
+    texts = dict(partial.texts) if partial else {}
+    left = [batch for batch in order if not texts.keys() >= set(batch)]
+    shown = arguments.progress
+    with fast_layers(model), DecodingProgress(what, len(tokens), done=len(texts), shown=shown) as progress:
+        for batch in DataLoader(tokens, batch_sampler=left, collate_fn=form.prompts):
+            on_device = {name: value.to(model.device) for name, value in batch.items()}
+            generated = generate_texts(model, form, on_device, task.search)
+            new = dict(zip(batch["index"].tolist(), generated, strict=True))
+            if partial:
+                partial.add(new)
+            texts.update(new)
+            progress.advance(len(new))
     return [texts[i] for i in range(len(records))]
+
+
+class DecodingProgress:
+    """A progress bar on a terminal, else a line every ten seconds: examples done, examples per second."""
+
+    def __init__(self, what: str, total: int, done: int, shown: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.what, self.total, self.done, self.start = what, total, done, done
+        self.started = self.printed = time.monotonic()
+        self.shown, self.live = shown, shown and Console().is_terminal
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+        )
+        self.bar = Progress(*columns, TimeRemainingColumn(), disable=not self.live)
+
+    def __enter__(self) -> DecodingProgress:
+        self.bar.start()
+        self.task = self.bar.add_task(f"decoding {self.what}", total=self.total, completed=self.done, rate="")
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.stop()
+
+    def advance(self, count: int) -> None:
+        """Count examples as done."""
+        self.done += count
+        now = time.monotonic()
+        rate = f"{(self.done - self.start) / (now - self.started):.1f} examples/s"
+        self.bar.update(self.task, completed=self.done, rate=rate)
+        if self.shown and not self.live and (self.done == self.total or now - self.printed >= 10):
+            self.printed = now
+            print(f"decoding {self.what}: {self.done}/{self.total} · {rate}", flush=True)

@@ -1,8 +1,8 @@
 """The tasks' Lightning modules, and the run: load, fit, decode, score, report.
 
-SummarizationModule ── BaseTransformer                 --mode finetune
+SummarizationModule ── BaseTransformer                 --mode finetune, finetune-top, adaptertune
   └─ TranslationModule                                  the same with the target language told to the tokenizer
-PrefixSummarizationModule, PrefixTranslationModule      --mode prefixtune: the same on a frozen base with a prefix
+PrefixSummarizationModule, PrefixTranslationModule      --mode prefixtune, bothtune: the same with a prefix
 """
 
 from __future__ import annotations
@@ -14,17 +14,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
+from transformers import AutoModelForSeq2SeqLM
 
+from seq2seq.adapters import AdapterTuning
 from seq2seq.arguments import Arguments, recipe_of
-from seq2seq.data import LengthBuckets, Seq2SeqCollator, TokenSet, tokenise
+from seq2seq.data import LengthBuckets, TokenSet, tokenise
 from seq2seq.decoding import decode, generate_texts
 from seq2seq.lightning_base import BaseTransformer, PrefixTransformer
-from seq2seq.loading import load_base, load_run
+from seq2seq.loading import Family, load_base, load_pretrained, load_run
 from seq2seq.metrics import score
 from seq2seq.prefixTuning import PrefixTuning
+from seq2seq.pretrain import Denoising, pretrain
+from seq2seq.records import Record, draw, first_of_each_part, load_records
 from seq2seq.report import Report
 from seq2seq.runs import Run
-from seq2seq.tasks import Record, Search, Task, load_records, task_for
+from seq2seq.tasks import CARRIED, Search, Task, task_for
+from seq2seq.text_forms import Seq2SeqForm, TextForm
 from seq2seq.training import check_resumable, fit, quiet_libraries, restore_best
 from seq2seq.utils import UserError
 
@@ -36,6 +41,7 @@ class SummarizationModule(BaseTransformer):
     """Source to target text: teacher-forced loss on all validation records, generation scores on the first `n_val`.
 
     Args as BaseTransformer's, and
+        form: how texts stand in the model's input.
         task: limits, search and metrics.
         train, val: records.
     """
@@ -45,18 +51,18 @@ class SummarizationModule(BaseTransformer):
         arguments: Arguments,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
+        form: TextForm,
         task: Task,
         train: list[Record],
         val: list[Record],
     ) -> None:
         super().__init__(arguments, model, tokenizer)
-        self.task, self.val_records = task, val
+        self.form, self.task, self.val_records = form, task, val
         cache = Path(arguments.cache_dir).expanduser()
-        self.train_tokens = tokenise(train, tokenizer, task.max_source_length, task.max_target_length, cache)
+        self.train_tokens = tokenise(train, self.form, task.max_source_length, task.max_target_length, cache)
         self.val_tokens = tokenise(
-            val, tokenizer, task.max_source_length, task.val_max_target_length, cache, pairs="first"
+            val, self.form, task.max_source_length, task.val_max_target_length, cache, pairs="first"
         )
-        self.collate = Seq2SeqCollator(tokenizer)
 
     def train_dataloader(self) -> DataLoader:
         order = LengthBuckets(
@@ -67,14 +73,15 @@ class SummarizationModule(BaseTransformer):
             num_replicas=self.trainer.world_size,
             rank=self.global_rank,
         )
-        return DataLoader(self.train_tokens, batch_sampler=self.place_order(order), collate_fn=self.collate)
+        return DataLoader(self.train_tokens, batch_sampler=self.place_order(order), collate_fn=self.form.collate)
 
     def val_dataloader(self) -> list[DataLoader]:
-        loss = _evaluation_loader(self.val_tokens, range(len(self.val_tokens)), self.arguments.eval_bsz, self.collate)
-        shown = range(min(self.arguments.n_val, len(self.val_tokens)))
+        everything, bsz = range(len(self.val_tokens)), self.arguments.eval_bsz
+        loss = _evaluation_loader(self.val_tokens, everything, bsz, self.form.collate)
+        shown = everything[: self.arguments.n_val]
         if not shown:
             return [loss]
-        return [loss, _evaluation_loader(self.val_tokens, shown, self.arguments.eval_bsz, self.collate)]
+        return [loss, _evaluation_loader(self.val_tokens, shown, bsz, self.form.prompts)]
 
     def on_validation_epoch_start(self) -> None:
         self._nats, self._tokens = 0.0, 0
@@ -92,7 +99,7 @@ class SummarizationModule(BaseTransformer):
             max_length=min(self.task.search.max_length, self.task.val_max_target_length),
             min_length=min(self.task.search.min_length, self.task.val_max_target_length),
         )
-        texts = generate_texts(self.model, self.tokenizer, batch, search)
+        texts = generate_texts(self.model, self.form, batch, search)
         self._generated.update(zip(batch["index"].tolist(), texts, strict=True))
 
     def on_validation_epoch_end(self) -> None:
@@ -118,12 +125,27 @@ class PrefixTranslationModule(PrefixTransformer, TranslationModule):
     """TranslationModule with a prefix on a frozen base."""
 
 
-MODULES: dict[tuple[str, str], type[SummarizationModule]] = {
-    ("finetune", "summarization"): SummarizationModule,
-    ("finetune", "translation"): TranslationModule,
-    ("prefixtune", "summarization"): PrefixSummarizationModule,
-    ("prefixtune", "translation"): PrefixTranslationModule,
-}
+PREFIX_MODES = ("prefixtune", "bothtune")
+
+
+def module_for(mode: str, kind: str) -> type[SummarizationModule]:
+    """The module of BART's --mode and kind of task."""
+    if kind == "translation":
+        return PrefixTranslationModule if mode in PREFIX_MODES else TranslationModule
+    return PrefixSummarizationModule if mode in PREFIX_MODES else SummarizationModule
+
+
+BART = Family(
+    is_encoder_decoder=True,
+    auto_class=AutoModelForSeq2SeqLM,
+    carried_base=CARRIED / "bart-mini",
+    examples="facebook/bart-large",
+    command="train_bart.py",
+    other_command="train_e2e.py",
+    module_for=module_for,
+    form=lambda arguments, tokenizer: Seq2SeqForm(tokenizer),
+    objective=Denoising,
+)
 
 
 def _evaluation_loader(tokens: TokenSet, rows: range, bsz: int, collate: Any) -> DataLoader:
@@ -132,22 +154,20 @@ def _evaluation_loader(tokens: TokenSet, rows: range, bsz: int, collate: Any) ->
     return DataLoader(Subset(tokens, chosen), batch_sampler=order, collate_fn=collate)
 
 
-def run(arguments: Arguments) -> None:
-    """Do what the arguments say: train and evaluate, evaluate a run, or pretrain."""
+def run(arguments: Arguments, family: Family = BART) -> None:
+    """Do what the arguments say with a family's bases: train and evaluate, evaluate a run, or pretrain."""
     quiet_libraries()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if arguments.mode == "pretrain":
-        from seq2seq.pretrain import pretrain
-
-        pretrain(arguments)
+        pretrain(arguments, family)
     elif arguments.do_train:
-        train(arguments)
+        train(arguments, family)
     else:
-        evaluate_run(arguments)
+        evaluate_run(arguments, family)
 
 
-def train(arguments: Arguments) -> None:
+def train(arguments: Arguments, family: Family) -> None:
     """Fit, keep the best, decode and score the test split, report."""
     task = chosen_task(arguments)
     metric = arguments.best_metric or task.best_metric
@@ -160,16 +180,18 @@ def train(arguments: Arguments) -> None:
     if arguments.resume:
         check_resumable(directory, arguments)
     records = {split: _load(task, arguments, split) for split in ("train", "val", "test")}
-    model, tokenizer = load_base(arguments, task)
-    module = MODULES[arguments.mode, task.kind](
-        arguments, model, tokenizer, task=task, train=records["train"], val=records["val"]
+    model, tokenizer = load_base(arguments, task, family)
+    module = family.module_for(arguments.mode, task.kind)(
+        arguments, model, tokenizer, family.form(arguments, tokenizer), task, records["train"], records["val"]
     )
+    if arguments.distill_from:
+        module.learn_from(load_pretrained(arguments.distill_from, arguments, family)[0])
     for split, tokens in (("train", module.train_tokens), ("val", module.val_tokens)):
         print("\n".join(tokens.report(split)), end="\n" if tokens.report(split) else "")
     Run.create(output_dir, resume=arguments.resume, overwrite=arguments.overwrite)
     directory.write_config(recipe_of(arguments))
     trained = sum(parameter.numel() for parameter in module.trained_parameters())
-    total = sum(parameter.numel() for parameter in model.parameters())
+    total = sum(parameter.numel() for parameter in model.parameters())  # type: ignore[attr-defined]
     print(f"{arguments.mode} {task.name}: {trained:,} trained parameters, base {total:,}, run {directory.directory}")
     monitor = "val_loss" if metric == "loss" or not arguments.n_val else f"val_{metric}"
     fit(module, directory, arguments, monitor, title=f"{arguments.mode} on {task.name}")
@@ -178,21 +200,29 @@ def train(arguments: Arguments) -> None:
     directory.update_metrics(
         {"trainable_parameters": trained, "prefix_parameters": kept, "base_parameters": total, "mode": arguments.mode}
     )
-    evaluate(module.model, tokenizer, task, records["test"], directory, arguments)
+    evaluate(module.model, module.form, task, records["test"], directory, arguments, family)
 
 
 def _keep(module: BaseTransformer, directory: Run) -> int:
-    """Write what generating needs: the collapsed prefix, or the fine-tuned model; returns the prefix's numbers."""
+    """Write what generating needs: the collapsed prefix, the adapters, the base where it was trained.
+
+    Returns the numbers that are kept beside the frozen base: the prefix's or the adapters', 0 without one.
+    """
     model: Any = module.model
-    if module.has_frozen_base:
+    if not module.has_frozen_base:
+        base = model.model if isinstance(model, PrefixTuning) else model
+        base.save_pretrained(directory.model)
+        module.tokenizer.save_pretrained(directory.model)
+    if isinstance(model, PrefixTuning):
         model.collapse().save_pretrained(directory.directory)
         return model.num_prefix_parameters()
-    model.save_pretrained(directory.model)
-    module.tokenizer.save_pretrained(directory.model)
+    if isinstance(model, AdapterTuning):
+        model.save_pretrained(directory.directory)
+        return model.num_adapter_parameters()
     return 0
 
 
-def evaluate_run(arguments: Arguments) -> None:
+def evaluate_run(arguments: Arguments, family: Family) -> None:
     """Decode and score an existing run (--do_train no --prefix_model_path RUN), into it or into --output_dir."""
     task = chosen_task(arguments)
     directory = Run.open(arguments.prefix_model_path or "", needs=("config.yaml",))
@@ -201,27 +231,29 @@ def evaluate_run(arguments: Arguments) -> None:
     if elsewhere:
         Run.check(output_dir, overwrite=arguments.overwrite)
     records = _load(task, arguments, "test")
-    model, tokenizer = load_run(directory, arguments, task)
+    model, tokenizer = load_run(directory, arguments, task, family)
     if elsewhere:
         directory = Run.create(output_dir, overwrite=arguments.overwrite)
         directory.write_config(recipe_of(arguments))
-    evaluate(model, tokenizer, task, records, directory, arguments)
+    evaluate(model, family.form(arguments, tokenizer), task, records, directory, arguments, family)
 
 
 def evaluate(
     model: Any,
-    tokenizer: PreTrainedTokenizerBase,
+    form: TextForm,
     task: Task,
     records: list[Record],
     directory: Run,
     arguments: Arguments,
+    family: Family,
 ) -> None:
     """Decode the test records and the baselines, score whole and by part, write and print it all."""
     model.eval()
-    outputs: dict[str, list[str]] = {arguments.mode: decode(model, tokenizer, records, task, arguments, "test")}
+    outputs: dict[str, list[str]] = {arguments.mode: decode(model, form, records, task, arguments, "test")}
     if arguments.baselines == "all":
-        base = model.detach() if isinstance(model, PrefixTuning) else load_base(arguments, task)[0]
-        outputs["untuned base"] = decode(base.eval(), tokenizer, records, task, arguments, "untuned base")
+        frozen = isinstance(model, (PrefixTuning, AdapterTuning)) and arguments.mode != "bothtune"
+        base = model.detach() if frozen else load_base(arguments, task, family)[0]
+        outputs["untuned base"] = decode(base.eval(), form, records, task, arguments, "untuned base")
     report = Report(task, records, outputs, lead=arguments.baselines != "none")
     directory.remove_generations("test")
     directory.append_generations("test", report.generations())
@@ -242,13 +274,9 @@ def _load(task: Task, arguments: Arguments, split: Any) -> list[Record]:
     records = load_records(task, arguments.data_dir, split)
     for line in records.report():
         print(line)
+    if split == "train" and arguments.lowdata:
+        return draw(records.items, arguments.lowdata, arguments.lowdata_seed)
     limit = {"train": arguments.n_train, "val": None, "test": arguments.n_test}[split]
     if limit is None:
         return records.items
-    taken: dict[str, int] = {}
-    kept = []
-    for record in records.items:
-        taken[record.part] = taken.get(record.part, 0) + 1
-        if taken[record.part] <= limit:
-            kept.append(record)
-    return kept
+    return first_of_each_part(records.items, limit)

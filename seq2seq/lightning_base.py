@@ -1,7 +1,7 @@
 """Lightning modules that every way of tuning shares: load, optimise, log, checkpoint.
 
     BaseTransformer            a base model and its tokenizer; AdamW; losses; resumable order and randomness
-      └─ PrefixTransformer     the base frozen, a prefix (prefixTuning.py) in front of its keys and values
+      └─ PrefixTransformer     a prefix (prefixTuning.py) in front of its keys and values
 
 Shapes: B batch, S source length, T target length, V vocabulary.
 """
@@ -19,15 +19,16 @@ from transformers import get_constant_schedule_with_warmup, get_linear_schedule_
 from seq2seq.arguments import Arguments
 from seq2seq.callbacks import total_steps
 from seq2seq.prefixTuning import PrefixTuning
+from seq2seq.text_forms import IGNORE
+from seq2seq.tuning import Tuned, tune
+from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-IGNORE = -100  # label of positions that carry no loss
-
 
 class BaseTransformer(pl.LightningModule):
-    """Train a whole base model: `loss`, AdamW with warm-up and decay, exact resuming.
+    """Train what --mode trains of a base model (tuning.py): `loss`, AdamW with warm-up and decay, exact resuming.
 
     Every step's randomness (dropout) is drawn from (seed, epoch, batch, rank) alone and the data's order from (seed,
     epoch), so a resumed run repeats an uninterrupted one bit for bit.
@@ -38,43 +39,73 @@ class BaseTransformer(pl.LightningModule):
     """
 
     strict_loading = False  # checkpoints hold what is trained, not the frozen base
-    has_frozen_base = False
 
-    def __init__(
-        self, arguments: Arguments, model: PreTrainedModel | PrefixTuning, tokenizer: PreTrainedTokenizerBase
-    ) -> None:
+    def __init__(self, arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         self.arguments = arguments
-        self.model = model
+        self.model: Any = tune(arguments, model, tokenizer)
         self.tokenizer = tokenizer
+        self.teacher: Any = None
         self.examples_seen = 0
         self._resumed: tuple[int, int] = (0, 0)  # epoch, batches of it that are done
         if arguments.gradient_checkpointing:
-            base = model.model if isinstance(model, PrefixTuning) else model
+            base = self.model.model if isinstance(self.model, Tuned) else model
             base.gradient_checkpointing_enable({"use_reentrant": False})
+
+    @property
+    def has_frozen_base(self) -> bool:
+        """Whether nothing of the base itself is trained."""
+        return isinstance(self.model, Tuned) and not any(p.requires_grad for p in self.model.model.parameters())
 
     def forward(self, **batch: Tensor) -> Any:
         """The model's forward; same arguments and output class."""
         return self.model(**batch)
 
     def loss(self, batch: dict[str, Tensor], label_smoothing: float = 0.0) -> Tensor:
-        """Mean cross-entropy over the batch's target tokens (labels (B, T), -100 carries none), in float32.
+        """The batch's cross-entropy (labels -100 carry none), averaged as `average_loss` says."""
+        return self.average_loss(*self.predictions(batch), label_smoothing)
+
+    def average_loss(self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Mean cross-entropy over target tokens of logits (B, T, V) and targets (B, T), -100 carries none, in float32.
 
         With smoothing ε: (1-ε)·nll + ε/V·Σ_v -log p, mean over tokens.
         """
-        labels = batch["labels"]
-        logits = self(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            decoder_input_ids=shift_right(labels, self.model.config),
-            use_cache=False,
-        ).logits
         return torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, label_smoothing=label_smoothing
+            logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, label_smoothing=label_smoothing
         )
 
+    def predictions(self, batch: dict[str, Tensor], model: Any = None) -> tuple[Tensor, Tensor]:
+        """Logits (B, T, V) and the tokens that they predict (B, T), -100 where there is nothing to predict.
+
+        model: another than the module's own, for example a teacher.
+        """
+        model, labels = model or self.model, batch["labels"]
+        inputs: dict[str, Any] = {name: batch[name] for name in batch if name not in ("labels", "index")}
+        inputs["use_cache"] = False
+        if model.config.is_encoder_decoder:
+            return model(decoder_input_ids=shift_right(labels, model.config), **inputs).logits, labels
+        return model(**inputs).logits[:, :-1], labels[:, 1:]
+
+    def learn_from(self, teacher: PreTrainedModel) -> None:
+        """Distil: mix KL(teacher‖student) on the target tokens into the loss, --distill_weight of it.
+
+        Raises UserError for a teacher of another vocabulary.
+        """
+        theirs, ours = teacher.config.vocab_size, self.model.config.vocab_size
+        if theirs != ours:
+            raise UserError(
+                f"--distill_from: the teacher has {theirs} tokens, the base {ours}; take one of this base's"
+            )
+        self.teacher = teacher.requires_grad_(False)
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.loss(batch, self.arguments.label_smoothing)
+        logits, targets = self.predictions(batch)
+        loss = self.average_loss(logits, targets, self.arguments.label_smoothing)
+        if self.teacher is not None:
+            with torch.no_grad():
+                theirs, _ = self.predictions(batch, self.teacher.eval())
+            weight = self.arguments.distill_weight
+            loss = (1 - weight) * loss + weight * distillation_loss(logits, theirs, targets)
         size = len(batch["input_ids"])
         self.examples_seen += size
         self.log("train_loss", loss.detach(), batch_size=size)
@@ -138,26 +169,22 @@ class BaseTransformer(pl.LightningModule):
 
 
 class PrefixTransformer(BaseTransformer):
-    """Train a prefix on a frozen base: the base becomes a PrefixTuning, everything else stays as it is.
+    """Train a prefix on a frozen base (--mode prefixtune), or with the base (bothtune); args as BaseTransformer's."""
 
-    Args as BaseTransformer's; further keyword arguments go to the next class (a task's module).
+    @property
+    def prefix(self) -> PrefixTuning:
+        """The base with its prefix."""
+        return self.model
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
+    """KL(teacher‖student) of logits (B, T, V), in float32, mean over the target tokens (B, T), -100 is none.
+
+    Source: Hinton, Vinyals and Dean 2015, at temperature 1. The authors' code also counts source and padding.
     """
-
-    has_frozen_base = True
-
-    def __init__(
-        self, arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **others: Any
-    ) -> None:
-        torch.manual_seed(arguments.seed)
-        prefix = PrefixTuning(
-            model,
-            preseqlen=arguments.preseqlen,
-            mid_dim=arguments.mid_dim,
-            deep=arguments.deep,
-            sites=arguments.sites,
-            dropout=arguments.prefix_dropout,
-        )
-        super().__init__(arguments, prefix, tokenizer, **others)  # type: ignore[arg-type]
+    of_target = targets != IGNORE
+    theirs, ours = (logits[of_target].float().log_softmax(-1) for logits in (teacher, student))
+    return torch.nn.functional.kl_div(ours, theirs, log_target=True, reduction="batchmean")
 
 
 def shift_right(labels: Tensor, config: Any) -> Tensor:

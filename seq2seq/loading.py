@@ -1,74 +1,108 @@
-"""Where models come from: the hub, a `save_pretrained` folder, the carried bart-mini, or a run."""
+"""Where models come from: the hub, a `save_pretrained` folder, the package's own base, or a run."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
+from seq2seq.adapters import AdapterTuning
 from seq2seq.arguments import Arguments
 from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.runs import Run
-from seq2seq.tasks import CARRIED, Task
+from seq2seq.tasks import Task
+from seq2seq.text_forms import TextForm
 from seq2seq.utils import UserError, resolve_precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-BART_MINI = CARRIED / "bart-mini"
+
+@dataclass(frozen=True)
+class Family:
+    """A family of base models and what a run needs to know of it."""
+
+    is_encoder_decoder: bool
+    auto_class: Any
+    """transformers' AutoModel class that reads such a base."""
+    carried_base: Path
+    """The base that the package carries."""
+    examples: str
+    """Bases to name in an error."""
+    command: str
+    """The command that trains this family."""
+    other_command: str
+    """The command that trains the other one."""
+    module_for: Callable[[str, str], Any]
+    """(--mode, kind of task) -> Lightning module."""
+    form: Callable[[Arguments, Any], TextForm]
+    """(arguments, tokenizer) -> how texts stand in the model's input."""
+    objective: Any
+    """What --mode pretrain trains on (`pretrain.Objective`)."""
 
 
-def load_base(arguments: Arguments, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base(arguments: Arguments, task: Task, family: Family) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model and its tokenizer, ready for the task's languages.
 
     A base that stays frozen is in bfloat16 under --precision bf16, any other in float32.
-    Raises UserError for a base that is not there, is no encoder-decoder, or has too few positions for the task.
+    Raises UserError for a base that is not there, of the other family, or with too few positions for the task.
     """
-    name = arguments.model_name_or_path or str(BART_MINI)
-    model, tokenizer = load_pretrained(name, arguments)
-    if arguments.mode == "prefixtune" and resolve_precision(arguments.precision) == "bf16":
+    name = arguments.model_name_or_path or str(family.carried_base)
+    model, tokenizer = load_pretrained(name, arguments, family)
+    if arguments.mode in ("prefixtune", "adaptertune") and resolve_precision(arguments.precision) == "bf16":
         model = model.to(dtype=torch.bfloat16)  # type: ignore[call-arg]
-    _check_positions(model, task, name)
+    _check_positions(model, arguments, task, name)
     _tell_languages(model, tokenizer, task)
     return model, tokenizer
 
 
-def load_run(run: Run, arguments: Arguments, task: Task) -> tuple[Any, PreTrainedTokenizerBase]:
+def load_run(run: Run, arguments: Arguments, task: Task, family: Family) -> tuple[Any, PreTrainedTokenizerBase]:
     """What a run has kept, ready to generate: its prefix on its base, or its fine-tuned model.
 
     Raises UserError for a run that holds neither.
     """
-    if run.prefix.is_file():
-        base, tokenizer = load_base(arguments, task)
-        return PrefixTuning.from_pretrained(run.directory, base), tokenizer
-    if not run.model.is_dir():
+    if run.model.is_dir():
+        model, tokenizer = load_pretrained(str(run.model), arguments, family)
+        _tell_languages(model, tokenizer, task)
+    elif run.prefix.is_file() or run.adapters.is_file():
+        model, tokenizer = load_base(arguments, task, family)
+    else:
         raise UserError(
-            f"{run.directory}: holds neither prefix.safetensors nor model/; let the run finish with --resume"
+            f"{run.directory}: holds no prefix.safetensors, adapters.safetensors or model/; let the run finish with "
+            "--resume"
         )
-    model, tokenizer = load_pretrained(str(run.model), arguments)
-    _tell_languages(model, tokenizer, task)
+    if run.prefix.is_file():
+        return PrefixTuning.from_pretrained(run.directory, model), tokenizer
+    if run.adapters.is_file():
+        return AdapterTuning.from_pretrained(run.directory, model), tokenizer
     return model, tokenizer
 
 
-def load_pretrained(name: str, arguments: Arguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """An encoder-decoder in float32 and its tokenizer, by hub name or folder.
+def load_pretrained(name: str, arguments: Arguments, family: Family) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A base in float32 and its tokenizer, by hub name or folder.
 
-    Raises UserError for a model that is not there, cannot be read or is no encoder-decoder.
+    Raises UserError for a model that is not there, cannot be read or is of the other family.
     """
     try:
         config = AutoConfig.from_pretrained(name)
-        if not config.is_encoder_decoder:
+        if config.is_encoder_decoder != family.is_encoder_decoder:
+            kind = "an encoder-decoder" if config.is_encoder_decoder else "a decoder"
             raise UserError(
-                f"--model_name_or_path {name}: is a {config.model_type}, a decoder; this command takes "
-                "encoder-decoders such as facebook/bart-large"
+                f"--model_name_or_path {name}: is a {config.model_type}, {kind}; use {family.other_command}, or give "
+                f"{family.command} one such as {family.examples}"
             )
-        model = AutoModelForSeq2SeqLM.from_pretrained(
+        model = family.auto_class.from_pretrained(
             name, dtype=torch.float32, attn_implementation=arguments.attn_implementation
         )
-        return model, AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        if tokenizer.pad_token_id is None and not family.is_encoder_decoder:
+            tokenizer.pad_token = tokenizer.eos_token  # GPT-2 has none; its attention mask tells padding apart
+        return model, tokenizer
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         there = (
             "a folder without a model that transformers can read"
@@ -81,7 +115,7 @@ def load_pretrained(name: str, arguments: Arguments) -> tuple[PreTrainedModel, P
         ) from error
 
 
-def _check_positions(model: PreTrainedModel, task: Task, name: str) -> None:
+def _check_positions(model: PreTrainedModel, arguments: Arguments, task: Task, name: str) -> None:
     table = getattr(model.config, "max_position_embeddings", None)
     lengths = {
         "max_source_length": task.max_source_length,
@@ -92,6 +126,16 @@ def _check_positions(model: PreTrainedModel, task: Task, name: str) -> None:
     for flag, length in lengths.items():
         if table is not None and length > table:
             raise UserError(f"--{flag} {length}: {name} has {table} positions; give at most {table}")
+    if table is None or model.config.is_encoder_decoder:
+        return
+    prefix = (arguments.preseqlen or 5) if arguments.mode in ("prefixtune", "bothtune") else 0
+    whole = prefix + task.max_source_length + max(task.max_target_length, task.search.max_length)
+    if whole > table:  # a decoder has prefix, source and target in one row
+        raise UserError(
+            f"--max_source_length {task.max_source_length}: with the target"
+            f"{' and the prefix' if prefix else ''} a row has up to {whole} tokens, and {name} {table} positions; "
+            f"give at most {task.max_source_length - (whole - table)}"
+        )
 
 
 def _tell_languages(model: PreTrainedModel, tokenizer: Any, task: Task) -> None:

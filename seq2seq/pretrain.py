@@ -1,27 +1,28 @@
-"""--mode pretrain: train a base model on plain text with BART's denoising, from scratch or from a checkpoint.
+"""--mode pretrain: train a base model on plain text, from scratch or from a checkpoint.
 
-text files -> tokenizer -> packed windows -> noise (pretraining_data.py) -> PretrainModule -> save_pretrained folder
+text files -> tokenizer -> packed windows -> their form (BART: noise) -> PretrainModule -> save_pretrained folder
 """
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, BartConfig, BartForConditionalGeneration
+from transformers import AutoModel, AutoTokenizer, BartConfig, BartForConditionalGeneration
 
 from seq2seq.arguments import Arguments, recipe_of
 from seq2seq.lightning_base import BaseTransformer
-from seq2seq.loading import load_pretrained
+from seq2seq.loading import Family, load_pretrained
 from seq2seq.pretraining_data import (
     UNIT,
     Denoiser,
-    DenoisingBatches,
     EpochOrder,
+    WindowBatches,
+    WindowForm,
     text_files,
     tokenise_corpus,
     train_tokenizer,
@@ -31,34 +32,77 @@ from seq2seq.training import check_resumable, fit
 from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+class Objective(Protocol):
+    """What a family of models is pretrained on."""
+
+    config_class: Any
+    model_class: Any
+    positions: int
+    """The shortest position table that holds a window."""
+
+    @staticmethod
+    def tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+        """A tokenizer in the family's form."""
+
+    @staticmethod
+    def config_fields(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+        """Fields of the configuration that follow from the tokenizer."""
+
+    @staticmethod
+    def form(tokenizer: PreTrainedTokenizerFast, arguments: Arguments, held_out: bool) -> WindowForm:
+        """What a window of text becomes, in training and in validation."""
+
+
+class Denoising:
+    """BART's denoising (Lewis et al. 2019): text infilling and sentence permutation."""
+
+    config_class, model_class = BartConfig, BartForConditionalGeneration
+    positions = UNIT + 2  # <s> and </s>
+
+    @staticmethod
+    def tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+        return tokenizer
+
+    @staticmethod
+    def config_fields(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+        end = tokenizer.eos_token_id
+        ids = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": end}
+        return {**ids, "decoder_start_token_id": end, "forced_eos_token_id": end}
+
+    @staticmethod
+    def form(tokenizer: PreTrainedTokenizerFast, arguments: Arguments, held_out: bool) -> Denoiser:
+        if arguments.text_to_text_share:
+            raise UserError("--text_to_text_share: is for GPT-2's pretraining; BART's denoising is text-to-text itself")
+        return Denoiser(tokenizer, arguments.mask_ratio, arguments.span_mean, arguments.permute_sentences)
 
 
 class PretrainModule(BaseTransformer):
-    """BART's denoising on packed text; validation is bits per byte of held-out text under fixed noise."""
+    """An objective on packed text; validation is bits per byte of held-out text under fixed noise."""
 
     def __init__(
         self,
         arguments: Arguments,
-        model: BartForConditionalGeneration,
+        model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerFast,
+        objective: type[Objective],
         train_tokens: np.ndarray,
         valid_tokens: np.ndarray | None,
     ) -> None:
         super().__init__(arguments, model, tokenizer)
-        denoiser = Denoiser(tokenizer, arguments.mask_ratio, arguments.span_mean, arguments.permute_sentences)
-
-        def batches(tokens: np.ndarray, lengths: Any, seed: int, where: str) -> DenoisingBatches:
-            pad_id = tokenizer.pad_token_id
-            return DenoisingBatches(tokens, denoiser, arguments.tokens_per_batch, lengths, seed, pad_id, where)
-
-        lengths = arguments.window_lengths
-        self.train_data = batches(train_tokens, lengths, arguments.seed, f"--data_dir {arguments.data_dir}")
+        lengths, size = arguments.window_lengths, arguments.tokens_per_batch
+        form = objective.form(tokenizer, arguments, held_out=False)
+        where = f"--data_dir {arguments.data_dir}"
+        self.train_data = WindowBatches(train_tokens, form, size, lengths, arguments.seed, where)
         self.valid_data = None
         if valid_tokens is not None:
             # The schedule's end throughout: the first validation and the last measure the same.
             last = lengths[max(lengths)] if isinstance(lengths, dict) else lengths
-            self.valid_data = batches(valid_tokens, last, 0, f"--valid_file {arguments.valid_file}")
+            form = objective.form(tokenizer, arguments, held_out=True)
+            where = f"--valid_file {arguments.valid_file}"
+            self.valid_data = WindowBatches(valid_tokens, form, size, last, 0, where)
 
     def train_dataloader(self) -> Any:
         order = self.place_order(EpochOrder(len(self.train_data)))
@@ -86,48 +130,64 @@ class PretrainModule(BaseTransformer):
         self.log("val_bits_per_byte", self._nats / math.log(2) / self._bytes)
 
 
-def load_or_create(arguments: Arguments, files: list[Path], run: Run) -> tuple[Any, Any]:
+def load_or_create(arguments: Arguments, family: Family, files: list[Path], run: Run) -> tuple[Any, Any]:
     """The base and tokenizer to train: --model_name_or_path, or new ones by --base_config.
 
-    Raises UserError for a base or tokenizer that cannot be read, no BART, too few positions, or unknown fields.
+    Raises UserError for a base or tokenizer that cannot be read, another family, too few positions, unknown fields.
     """
+    objective: type[Objective] = family.objective
     if arguments.model_name_or_path:
-        model, tokenizer = load_pretrained(arguments.model_name_or_path, arguments)
-        _check_bart(model.config, f"--model_name_or_path {arguments.model_name_or_path}")
+        model, tokenizer = load_pretrained(arguments.model_name_or_path, arguments, family)
+        _check_family(model.config, objective, f"--model_name_or_path {arguments.model_name_or_path}")
         return model, tokenizer
     kept = str(run.tokenizer) if arguments.resume and run.tokenizer.is_dir() else None
     if name := arguments.tokenizer_name_or_path or kept:
         tokenizer = _load_tokenizer(name)
     else:
         tokenizer = train_tokenizer(files, arguments.vocab_size)
+    tokenizer = objective.tokenizer(tokenizer)
+    kind = objective.config_class.__name__
     # transformers would take an unknown field without a word, and train a base of another shape than asked
-    unknown = arguments.base_config.keys() - BartConfig().to_dict().keys()
+    unknown = arguments.base_config.keys() - objective.config_class().to_dict().keys()
     if unknown:
-        raise UserError(f"base_config: {', '.join(sorted(unknown))} is no field of transformers' BartConfig")
+        raise UserError(f"base_config: {', '.join(sorted(unknown))} is no field of transformers' {kind}")
     try:
-        config = BartConfig(
-            vocab_size=len(tokenizer),
-            bos_token_id=tokenizer.bos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            decoder_start_token_id=tokenizer.eos_token_id,
-            forced_eos_token_id=tokenizer.eos_token_id,
-            **arguments.base_config,
+        config = objective.config_class(
+            vocab_size=len(tokenizer), **objective.config_fields(tokenizer), **arguments.base_config
         )
-        _check_bart(config, "base_config")
+        _check_family(config, objective, "base_config")
         torch.manual_seed(arguments.seed)
-        return BartForConditionalGeneration(config), tokenizer
+        model = objective.model_class(config)
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"base_config: {reason}; see transformers' BartConfig for the fields") from None
+        raise UserError(f"base_config: {reason}; see transformers' {kind} for the fields") from None
+    if arguments.embeddings_from:
+        _start_embeddings(model, arguments.embeddings_from)
+    return model, tokenizer
 
 
-def _check_bart(config: Any, where: str) -> None:
-    if config.model_type != "bart":
-        raise UserError(f"{where}: is a {config.model_type}; BART's denoising trains a BART")
-    if config.max_position_embeddings < UNIT + 2:
-        table = config.max_position_embeddings
-        raise UserError(f"{where}: max_position_embeddings {table} must be at least {UNIT + 2}")
+def _start_embeddings(model: Any, name: str) -> None:
+    """Give a new base another model's token embeddings; a trained table is the slowest part to learn anew."""
+    try:
+        table = AutoModel.from_pretrained(name, dtype=torch.float32).get_input_embeddings().weight
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"--embeddings_from {name}: no model that can be read ({reason})") from error
+    own = model.get_input_embeddings().weight
+    if table.shape != own.shape:
+        theirs, ours = tuple(table.shape), tuple(own.shape)
+        raise UserError(f"--embeddings_from {name}: has embeddings of shape {theirs}, the new base {ours}")
+    with torch.no_grad():
+        own.copy_(table)
+
+
+def _check_family(config: Any, objective: type[Objective], where: str) -> None:
+    wanted = objective.config_class.model_type
+    if config.model_type != wanted:
+        raise UserError(f"{where}: is a {config.model_type}; this command pretrains a {wanted}")
+    table = config.max_position_embeddings
+    if table < objective.positions:
+        raise UserError(f"{where}: max_position_embeddings {table} must be at least {objective.positions}")
 
 
 def _load_tokenizer(name: str) -> Any:
@@ -136,12 +196,13 @@ def _load_tokenizer(name: str) -> Any:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"--tokenizer_name_or_path {name}: no tokenizer that can be read ({reason})") from error
-    if tokenizer.mask_token_id is None:
-        raise UserError(f"--tokenizer_name_or_path {name}: has no mask token, which BART's denoising needs")
+    for token in ("mask", "pad"):
+        if getattr(tokenizer, f"{token}_token_id") is None:
+            raise UserError(f"--tokenizer_name_or_path {name}: has no {token} token, which pretraining needs")
     return tokenizer
 
 
-def pretrain(arguments: Arguments) -> None:
+def pretrain(arguments: Arguments, family: Family) -> None:
     """Pretrain, then write the base as a `save_pretrained` folder (bfloat16) into the run directory."""
     files = text_files(arguments.data_dir or "")
     valid_file = Path(arguments.valid_file).expanduser() if arguments.valid_file else None
@@ -151,11 +212,11 @@ def pretrain(arguments: Arguments) -> None:
     run = Run.check(output_dir, resume=arguments.resume, overwrite=arguments.overwrite)
     if arguments.resume:
         check_resumable(run, arguments)
-    model, tokenizer = load_or_create(arguments, files, run)
+    model, tokenizer = load_or_create(arguments, family, files, run)
     cache = Path(arguments.cache_dir).expanduser()
     train_tokens = tokenise_corpus(files, tokenizer, cache)
     valid_tokens = tokenise_corpus([valid_file], tokenizer, cache) if valid_file else None
-    module = PretrainModule(arguments, model, tokenizer, train_tokens, valid_tokens)
+    module = PretrainModule(arguments, model, tokenizer, family.objective, train_tokens, valid_tokens)
     Run.create(output_dir, resume=arguments.resume, overwrite=arguments.overwrite)
     run.write_config(recipe_of(arguments))
     tokenizer.save_pretrained(run.tokenizer)

@@ -1,8 +1,8 @@
-"""Pretraining data: plain text files -> a tokenizer -> packed token batches -> BART's denoising task.
+"""Pretraining data: plain text files -> a tokenizer -> packed token batches -> BART's denoising task (or another form).
 
     text files --train_tokenizer--> byte-level BPE
     text files --tokenise_corpus--> one long array of token ids on disk (memory-mapped, cached by content)
-    array      --DenoisingBatches-> batch i of epoch e: a pure function of (seed, e, i), so any batch can be resumed
+    array      --WindowBatches--> batch i of epoch e: a pure function of (seed, e, i), so any batch can be resumed
 
 Noise after Lewis et al. 2019, "BART", section 2.2: text infilling (spans of Poisson(3) tokens, 30 % of all tokens,
 each span becomes one <mask>) and sentence permutation.
@@ -17,11 +17,12 @@ import lzma
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
+from seq2seq.text_forms import IGNORE, pad_rows
 from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]  # ids 0..3 as in facebook/bart-*; <mask> comes last
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS) + 1
 UNIT = 512  # tokens; the packed array is shuffled in units of this length
-IGNORE = -100  # label of padding
 
 
 def text_files(data_dir: str | Path) -> list[Path]:
@@ -146,6 +146,16 @@ def _encode_in_batches(
         yield from tokenizer(batch, add_special_tokens=False, return_attention_mask=False)["input_ids"]
 
 
+class WindowForm(Protocol):
+    """What a window of text becomes: a (source, target) pair, and pairs a batch."""
+
+    def from_window(self, window: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids of a window (n,) -> source and target token ids."""
+
+    def collate(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, torch.Tensor]:
+        """Pairs -> input_ids, attention_mask (B, S) and labels (B, T), int64."""
+
+
 class Denoiser:
     """Text infilling and sentence permutation on token ids (Lewis et al. 2019, section 2.2).
 
@@ -156,6 +166,7 @@ class Denoiser:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, mask_ratio: float, span_mean: float, permute: bool) -> None:
         self.mask_ratio, self.span_mean, self.permute = mask_ratio, span_mean, permute
         self.bos, self.eos, self.mask = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id
+        self.pad = tokenizer.pad_token_id
         tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         ends = (".", "!", "?", '."', '!"', '?"', "Ċ")
         self.ends_sentence = np.array([token in ends or token.lstrip("Ġ") in ends for token in tokens])
@@ -170,10 +181,26 @@ class Denoiser:
 
     def __call__(self, ids: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """`ids` (n,) -> noisy source `<s> … </s>` and target `<s> ids </s>`."""
-        source = self._permute_sentences(ids, rng) if self.permute else ids
-        source = self._infill(source, rng)
         wrap = lambda body: np.concatenate(([self.bos], body, [self.eos])).astype(np.int64)  # noqa: E731
-        return wrap(source), wrap(ids)
+        return wrap(self.noise(ids, rng)), wrap(ids)
+
+    def from_window(self, window: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """The pair of a window's whole sentences."""
+        return self(self.whole_sentences(window), rng)
+
+    def noise(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """`ids` (n,) with sentences shuffled and spans hidden."""
+        return self._infill(self._permute_sentences(ids, rng) if self.permute else ids, rng)
+
+    def collate(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, torch.Tensor]:
+        """Sources and targets padded on the right: input_ids, attention_mask (B, S) and labels (B, T)."""
+        sources, targets = zip(*pairs, strict=True)
+        input_ids = pad_rows(sources, self.pad)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": (input_ids != self.pad).long(),
+            "labels": pad_rows(targets, IGNORE),
+        }
 
     def _permute_sentences(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         cuts = np.flatnonzero(self.ends_sentence[ids]) + 1
@@ -203,22 +230,21 @@ class Denoiser:
         return np.asarray(out)
 
 
-class DenoisingBatches(torch.utils.data.Dataset):
-    """Batches of the denoising task; item (epoch, i) depends on (seed, epoch, i) alone, so training resumes anywhere.
+class WindowBatches(torch.utils.data.Dataset):
+    """Batches of text windows; item (epoch, i) depends on (seed, epoch, i) alone, so training resumes anywhere.
 
     A batch takes `tokens_per_batch / UNIT` random units of the array, cuts them into equal windows whose length is
-    drawn from `lengths`, and noises each window. `lengths` may be a schedule: first batch -> lengths from there on,
-    batches counted over all epochs.
+    drawn from `lengths`, and gives each window its form (BART's: noisy and clean text). `lengths` may be a schedule:
+    first batch -> lengths from there on, batches counted over all epochs.
     """
 
     def __init__(
         self,
         tokens: np.ndarray,
-        denoiser: Denoiser,
+        form: WindowForm,
         tokens_per_batch: int,
         lengths: Sequence[int] | Mapping[int, Sequence[int]],
         seed: int,
-        pad_id: int,
         where: str = "the text",
     ) -> None:
         if tokens_per_batch < 1 or tokens_per_batch % UNIT:
@@ -229,8 +255,8 @@ class DenoisingBatches(torch.utils.data.Dataset):
         for some in self.schedule.values():
             if not some or any(length < 1 or UNIT % length for length in some):
                 raise UserError(f"--window_lengths {list(some)}: each must divide {UNIT}")
-        self.tokens, self.denoiser = tokens, denoiser
-        self.units_per_batch, self.seed, self.pad_id = tokens_per_batch // UNIT, seed, pad_id
+        self.tokens, self.form = tokens, form
+        self.units_per_batch, self.seed = tokens_per_batch // UNIT, seed
         if len(self) == 0:
             raise UserError(f"{where}: holds {len(tokens)} tokens, less than one batch of {tokens_per_batch}; add text")
 
@@ -247,15 +273,8 @@ class DenoisingBatches(torch.utils.data.Dataset):
         pairs = []
         for unit in order[index * self.units_per_batch : (index + 1) * self.units_per_batch]:
             text = np.asarray(self.tokens[unit * UNIT : (unit + 1) * UNIT], dtype=np.int64)
-            for window in text.reshape(-1, length):
-                pairs.append(self.denoiser(self.denoiser.whole_sentences(window), rng))
-        sources, targets = zip(*pairs, strict=True)
-        input_ids = _pad(sources, self.pad_id)
-        return {
-            "input_ids": input_ids,
-            "attention_mask": (input_ids != self.pad_id).long(),
-            "labels": _pad(targets, IGNORE),
-        }
+            pairs += [self.form.from_window(window, rng) for window in text.reshape(-1, length)]
+        return self.form.collate(pairs)
 
 
 @lru_cache(maxsize=2)
@@ -264,7 +283,7 @@ def _unit_order(seed: int, epoch: int, units: int) -> np.ndarray:
 
 
 class EpochOrder(torch.utils.data.Sampler):
-    """The keys (epoch, 0), (epoch, 1), … of a `DenoisingBatches`; `start_batch` skips the head of the resumed epoch."""
+    """The keys (epoch, 0), (epoch, 1), … of a `WindowBatches`; `start_batch` skips the head of the resumed epoch."""
 
     def __init__(self, batches: int) -> None:
         self.batches, self.epoch, self.start_batch = batches, 0, 0
@@ -278,9 +297,3 @@ class EpochOrder(torch.utils.data.Sampler):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return ((self.epoch, i) for i in range(self.start_batch, self.batches))
-
-
-def _pad(rows: Iterable[np.ndarray], value: int) -> torch.Tensor:
-    return torch.nn.utils.rnn.pad_sequence(
-        [torch.from_numpy(row) for row in rows], batch_first=True, padding_value=value
-    )

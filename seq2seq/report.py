@@ -7,8 +7,9 @@ from typing import Any
 
 from seq2seq.metrics import score
 from seq2seq.metrics_tokens import first_sentence
+from seq2seq.records import Record
 from seq2seq.runs import Run
-from seq2seq.tasks import Record, Task
+from seq2seq.tasks import Task
 
 LEAD = "first sentence"
 

@@ -3,6 +3,7 @@
     config.yaml                what the run was asked to do
     prefix.safetensors         the kept prefix: keys and values
     prefix_config.json         its shape and the fingerprint of the base it belongs to
+    adapters.safetensors, adapters_config.json    the same for adapters
     model/                     in the prefix's place: the fine-tuned or pretrained model, as save_pretrained writes it
     tokenizer/                 a pretraining's own tokenizer, while it lasts
     checkpoints/last.ckpt      what resuming needs, without the frozen base
@@ -139,6 +140,14 @@ class Run:
         return self.directory / "prefix.safetensors"
 
     @property
+    def adapters(self) -> Path:
+        return self.directory / "adapters.safetensors"
+
+    @property
+    def adapters_config(self) -> Path:
+        return self.directory / "adapters_config.json"
+
+    @property
     def prefix_config(self) -> Path:
         return self.directory / "prefix_config.json"
 
@@ -269,7 +278,8 @@ class Run:
 
     def _present(self) -> list[str]:
         """Names of the run's files that exist, the telling ones first."""
-        named = [self.last_checkpoint, self.best_checkpoint, self.prefix, self.prefix_config, self.metrics]
+        named = [self.last_checkpoint, self.best_checkpoint, self.prefix, self.prefix_config, self.adapters]
+        named += [self.adapters_config, self.metrics]
         named += [self.metrics_csv, self.curves, self.config]
         paths = [path for path in named if path.is_file()] + sorted(self.directory.glob("generations_*.jsonl"))
         return [path.relative_to(self.directory).as_posix() for path in paths]

@@ -1,36 +1,22 @@
 """What a task is: where its records lie, how a record reads as source and target, its limits, search and scores.
 
-    name or folder --task_for--> Task --load_records--> Records (source, references, part)
+    name or folder --task_for--> Task        (its records: records.py)
 
 A new task is one more entry of TASKS.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Literal
 
-from seq2seq.readers import (
-    Fields,
-    Row,
-    Split,
-    SplitFiles,
-    find_split,
-    is_saved_dataset,
-    numbered,
-    read_aligned,
-    read_table,
-    rows_of,
-    saved_records,
-)
-from seq2seq.table_readers import TABLES, TableName, read_own, rows_of_own
+from seq2seq.readers import Split
+from seq2seq.table_readers import TableName
 from seq2seq.utils import UserError
 
 CARRIED = Path(__file__).parent / "carried"
-PLACES_SHOWN = 5  # places of skipped records that a report names before "..."
 
 
 @dataclass(frozen=True)
@@ -99,35 +85,6 @@ class Task:
     def languages(self) -> tuple[str, str] | None:
         """(source, target) language codes of a translation task."""
         return (self.source_lang, self.target_lang) if self.source_lang and self.target_lang else None
-
-
-class Record(NamedTuple):
-    """One source with all its references, in the order in which the data set gives them."""
-
-    source: str
-    references: tuple[str, ...]
-    part: str = ""
-    """Subset that is scored apart, e.g. "generated" and "handwritten", or "seen" and "unseen"."""
-
-
-@dataclass
-class Records:
-    """The records of one split, and an account of what was left out."""
-
-    split: Split
-    items: list[Record] = field(default_factory=list)
-    skipped: dict[str, list[str]] = field(default_factory=dict)
-    """Reason -> places, each `file:line`."""
-    notes: list[str] = field(default_factory=list)
-    """Choices made while reading, e.g. which of several test files was taken."""
-
-    def report(self) -> list[str]:
-        """One line a note and a reason: `train: 3 records skipped: empty source (train.source:17, :90, :91)`."""
-        lines = [f"{self.split}: {note}" for note in self.notes]
-        for reason, places in self.skipped.items():
-            records = "1 record" if len(places) == 1 else f"{len(places)} records"
-            lines.append(f"{self.split}: {records} skipped: {reason} ({_places(places)})")
-        return lines
 
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -293,28 +250,6 @@ CUSTOM = replace(
 CUSTOM_TRANSLATION = replace(WMT16_EN_RO, name="custom", hub=None, hub_config=None)
 
 
-def first_of_each_part(records: Sequence[Record], count: int) -> list[Record]:
-    """The first `count` records of each part, in order."""
-    taken: dict[str, int] = {}
-    kept = []
-    for record in records:
-        taken[record.part] = taken.get(record.part, 0) + 1
-        if taken[record.part] <= count:
-            kept.append(record)
-    return kept
-
-
-def draw(records: Sequence[Record], count: int, seed: int) -> list[Record]:
-    """`count` records at random, in order; with one seed a smaller draw is part of a larger one.
-
-    Raises UserError for more than there are.
-    """
-    if count > len(records):
-        raise UserError(f"--lowdata {count}: there are {len(records)} training records; give at most that")
-    order = random.Random(seed).sample(range(len(records)), len(records))
-    return [records[i] for i in sorted(order[:count])]
-
-
 def task_for(name: str | None, data_dir: str | None, source_lang: str | None, target_lang: str | None) -> Task:
     """The task that the flags --task, --data_dir, --source_lang and --target_lang ask for together.
 
@@ -340,33 +275,6 @@ def task_for(name: str | None, data_dir: str | None, source_lang: str | None, ta
     return _between(task, source_lang, target_lang, data_dir) if source_lang and target_lang else task
 
 
-def load_records(task: Task, data_dir: str | None, split: Split) -> Records:
-    """The records of one split, from `data_dir`, else from the package, else from the hub.
-
-    A record without a source or without any reference is skipped and counted; empty references are dropped. Of a
-    table-to-text task, records of equal source become one with the references of all. Raises UserError for input that
-    cannot be read, and for a split in which no record is left.
-    """
-    records = Records(split)
-    if data_dir:
-        folder = Path(data_dir).expanduser()
-    elif task.carried:
-        folder = CARRIED / task.carried
-    else:
-        return _filled(records, _rows(task, _hub_records(task, split), split), f"--task {task.name}", task)
-    if not folder.is_dir():
-        what = "a file; give the folder that holds it" if folder.exists() else "no such directory; check the path"
-        raise UserError(f"--data_dir {folder}: {what}")
-    if is_saved_dataset(folder):
-        return _filled(records, _rows(task, saved_records(folder, split), split), f"--data_dir {folder}", task)
-
-    own = TABLES[task.table].files(split) if task.table else None
-    files = find_split(folder, split, task.languages, (task.hub_config,) if task.hub_config else (), own)
-    records.notes.extend(files.notes)
-    further = [folder / name for name in task.carried_test] if split == "test" and not data_dir else []
-    return _filled(records, _file_rows(task, split, files, further), str(files.paths[0]), task)
-
-
 def _between(task: Task, source_lang: str, target_lang: str, data_dir: str | None) -> Task:
     """A translation task between the two languages."""
     if task.kind != "translation":
@@ -383,88 +291,3 @@ def _between(task: Task, source_lang: str, target_lang: str, data_dir: str | Non
         source_field=f"translation.{source_lang}",
         target_field=f"translation.{target_lang}",
     )
-
-
-def _fields(task: Task) -> Fields:
-    return Fields(task.source_field, task.target_field)
-
-
-def _rows(task: Task, records: Iterable[tuple[str, Mapping[str, object]]], split: Split) -> Iterator[Row]:
-    return rows_of_own(records, task.table, split, _fields(task)) if task.table else rows_of(records, _fields(task))
-
-
-def _file_rows(task: Task, split: Split, files: SplitFiles, further: list[Path]) -> Iterator[Row]:
-    if files.aligned:
-        yield from read_aligned(*files.paths)
-    else:
-        for path in (*files.paths, *further):
-            if task.table:
-                yield from read_own(path, task.table, split, _fields(task))
-            else:
-                yield from read_table(path, _fields(task))
-
-
-def _hub_records(task: Task, split: Split) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """(place, record) pairs of one split of the task's hub data set, downloaded once into the hub's cache."""
-    if task.hub is None:
-        raise UserError(
-            f"--task {task.name}: no hub data set holds it; pass --data_dir DIR with "
-            "{train,val,test}.{source,target} or .jsonl files"
-        )
-    import datasets  # slow to import, and needed for few inputs
-
-    hub_split = task.hub_splits[split]
-    try:
-        try:
-            loaded = datasets.load_dataset(task.hub, task.hub_config, split=hub_split)
-        except RuntimeError:
-            # The data set still lies on the hub as a loading script, which `datasets` no longer runs: read the copy in
-            # parquet which the hub makes of every such data set.
-            files = f"{task.hub_config or 'default'}/{hub_split}/*.parquet"
-            loaded = datasets.load_dataset(
-                task.hub, data_files={hub_split: files}, revision="refs/convert/parquet", split=hub_split
-            )
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"--task {task.name}: the hub data set {task.hub} cannot be loaded ({reason}); connect to the hub or pass "
-            "--data_dir DIR with its files"
-        ) from error
-    return numbered(loaded, f"{task.name}[{hub_split}]")
-
-
-def _filled(records: Records, rows: Iterable[Row], where: str, task: Task) -> Records:
-    """`records` with the rows that have a source and a reference, and with the places of those that have not."""
-    for row in rows:
-        references = tuple(text for text in row.targets if text.strip())
-        if row.source.strip() and references and not row.skip:
-            records.items.append(Record(row.source, references, row.part))
-        else:
-            reason = row.skip or ("empty target" if row.source.strip() else "empty source")
-            records.skipped.setdefault(reason, []).append(PurePath(row.place).name)
-    if not records.items:
-        account = "".join(f" ({line})" for line in records.report())
-        raise UserError(f"{where}: no {records.split} record has a source and a target{account}; pass other data")
-    if task.kind == "table_to_text":
-        records.items = _merged(records.items)
-    return records
-
-
-def _merged(records: list[Record]) -> list[Record]:
-    """One record a source, where it first appears, with the references of all in their order."""
-    by_source: dict[str, Record] = {}
-    for record in records:
-        first = by_source.get(record.source)
-        merged = first._replace(references=first.references + record.references) if first else record
-        by_source[record.source] = merged
-    return list(by_source.values())
-
-
-def _places(places: list[str]) -> str:
-    """The first few places, the file named once: `train.source:17, :90, ...`."""
-    shown, last = [], ""
-    for place in places[:PLACES_SHOWN]:
-        name, _, line = place.rpartition(":")
-        shown.append(f":{line}" if name == last else place)
-        last = name
-    return ", ".join(shown + ["..."] * (len(places) > PLACES_SHOWN))

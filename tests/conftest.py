@@ -56,6 +56,15 @@ def small(tmp_path_factory, tiny_tokenizer) -> dict[str, Any]:
     return {**FLAGS, "model_name_or_path": base, "data_dir": data, "cache_dir": place / "cache"}
 
 
+@pytest.fixture(scope="session")
+def small_gpt2(tmp_path_factory, tiny_tokenizer, small) -> dict[str, Any]:
+    """The same records on a tiny GPT-2."""
+    from small_runs import write_gpt2_base
+
+    base = write_gpt2_base(tmp_path_factory.mktemp("small_gpt2") / "base", tiny_tokenizer)
+    return {**small, "program": "train_e2e.py", "model_name_or_path": base}
+
+
 @pytest.fixture
 def without_curves() -> Iterator[None]:
     """Drawing takes a third of a small run's time, and draws what the tables say."""

@@ -1,4 +1,4 @@
-"""Runs that take seconds: a random BART of 20,000 weights, a few sentences as records, and the command in-process."""
+"""Runs that take seconds: random bases of 20,000 weights, a few sentences as records, and the commands in-process."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from conftest import SENTENCES
-from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import BartConfig, BartForConditionalGeneration, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from gpt2.pretraining_forms import CausalLanguageModelling
+from gpt2.run_language_modeling import GPT2
 from seq2seq.arguments import parse
-from seq2seq.finetune import run
+from seq2seq.finetune import BART, run
 
 # base dropout above 0: a resumed training must repeat it
 SIZES: dict[str, Any] = {
@@ -45,6 +47,17 @@ def write_base(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 0, 
     return folder
 
 
+def write_gpt2_base(folder: Path, tokenizer: PreTrainedTokenizerFast, **sizes: Any) -> Path:
+    """A random GPT-2 with its tokenizer, as `save_pretrained` writes them."""
+    torch.manual_seed(0)
+    tokenizer = CausalLanguageModelling.tokenizer(tokenizer)
+    shape = {"n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 128, "initializer_range": 0.3, **sizes}
+    config = GPT2Config(vocab_size=len(tokenizer), **CausalLanguageModelling.config_fields(tokenizer), **shape)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def records(count: int) -> list[dict[str, Any]]:
     """Two sentences as source, the first one's end as target."""
     pairs = [(SENTENCES[i % 5], SENTENCES[(i // 5 + i + 1) % 5]) for i in range(count)]
@@ -74,11 +87,11 @@ def flags(**options: Any) -> list[str]:
     return [f"--{name}={value}" for name, value in options.items() if value is not None]
 
 
-def start(**options: Any) -> Path | None:
+def start(program: str = "train_bart.py", **options: Any) -> Path | None:
     """The command in this process; returns the run directory."""
     threads = torch.get_num_threads()
     try:
-        run(parse(flags(**options), "train_bart.py"))
+        run(parse(flags(**options), program), GPT2 if program == "train_e2e.py" else BART)
     finally:
         torch.set_num_threads(threads)
     directory = options.get("output_dir") or options.get("prefix_model_path")

@@ -63,7 +63,8 @@ class TestFlags:
             (["--best_metric", "rouge1", "--n_val", "0"], "--n_val 0 decodes nothing to score"),
             (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
             (["--do_train", "no"], "--do_train no: say which run to decode with --prefix_model_path RUN"),
-            (["--prefix_model_path", "x"], "--prefix_model_path: only with --do_train no"),
+            (["--prefix_model_path", "x", "--mode", "finetune"], "--mode finetune has no prefix to start"),
+            (["--lowdata_token", "a", "--prefix_model_path", "x"], "both start the prefix; give one of them"),
             (["--source_lang", "en"], "--source_lang en without --target_lang"),
             (["--mode", "pretrain"], "--mode pretrain: say where the text is with --data_dir DIR"),
             (["--config", "none.yaml"], "none.yaml"),
@@ -198,7 +199,7 @@ class TestBase:
             tmp_path / "gpt2"
         )
         tiny_tokenizer.save_pretrained(tmp_path / "gpt2")
-        assert "is a gpt2, a decoder; this command takes encoder-decoders" in with_base(tmp_path / "gpt2")
+        assert "is a gpt2, a decoder; use train_e2e.py" in with_base(tmp_path / "gpt2")
 
     @pytest.mark.parametrize("name", ["max_source_length", "max_target_length", "val_max_target_length", "max_length"])
     def test_with_too_few_positions(self, small, with_base, name):
@@ -215,7 +216,7 @@ class TestRuns:
         half.mkdir()
         (half / "config.yaml").write_bytes((finished / "config.yaml").read_bytes())
         said = refuse(["--do_train", "no", "--prefix_model_path", str(half)])
-        assert "holds neither prefix.safetensors nor model/; let the run finish with --resume" in said
+        assert "holds no prefix.safetensors, adapters.safetensors or model/; let the run finish" in said
 
     def test_whose_recipe_is_broken(self, refuse, tmp_path):
         (tmp_path / "run").mkdir()

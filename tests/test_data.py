@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from seq2seq.data import IGNORE, LengthBuckets, Seq2SeqCollator, TokenSet, padding_share, tokenise
-from seq2seq.tasks import Record
+from seq2seq.data import LengthBuckets, TokenSet, padding_share, tokenise
+from seq2seq.records import Record
+from seq2seq.text_forms import IGNORE, Seq2SeqForm
 from seq2seq.utils import UserError
 
 RECORDS = [
@@ -28,7 +29,7 @@ class UnusableTokenizer(PreTrainedTokenizerFast):
 
 
 def tokens(tokenizer, cache_dir: Path | None = None, source: int = 64, target: int = 32, **more) -> TokenSet:
-    return tokenise(RECORDS, tokenizer, source, target, cache_dir, **more)
+    return tokenise(RECORDS, Seq2SeqForm(tokenizer), source, target, cache_dir, **more)
 
 
 def rows(token_set: TokenSet) -> list[tuple[list[int], list[int], int]]:
@@ -89,7 +90,7 @@ class TestTokenise:
 class TestCache:
     def test_the_second_call_does_not_tokenise(self, tiny_tokenizer, tmp_path):
         made = tokens(tiny_tokenizer, tmp_path, source=12)
-        unusable = UnusableTokenizer(tokenizer_object=tiny_tokenizer.backend_tokenizer)
+        unusable = UnusableTokenizer(tokenizer_object=tiny_tokenizer.backend_tokenizer, pad_token="<pad>")
         read = tokens(unusable, tmp_path, source=12)
         assert rows(read) == rows(made)
         assert read.truncated == made.truncated
@@ -99,7 +100,7 @@ class TestCache:
     def test_other_content_has_another_cache(self, tiny_tokenizer, tmp_path, change, monkeypatch):
         tokens(tiny_tokenizer, tmp_path)
         if change == "records":
-            tokenise([Record("Fog", ("Fog.",)), *RECORDS[1:]], tiny_tokenizer, 64, 32, tmp_path)
+            tokenise([Record("Fog", ("Fog.",)), *RECORDS[1:]], Seq2SeqForm(tiny_tokenizer), 64, 32, tmp_path)
         elif change == "limits":
             tokens(tiny_tokenizer, tmp_path, source=63)
         elif change == "pairs":
@@ -108,7 +109,7 @@ class TestCache:
             monkeypatch.setattr(tiny_tokenizer, "tgt_lang", "ro_RO", raising=False)
             tokens(tiny_tokenizer, tmp_path)
         else:
-            other = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer.backend_tokenizer)
+            other = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer.backend_tokenizer, pad_token="<pad>")
             other.add_tokens(["cellar"])
             tokens(other, tmp_path)
         assert len(list(tmp_path.iterdir())) == 2
@@ -125,7 +126,7 @@ class TestCache:
             flipped = whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1 :]
             path.write_bytes({"empty": b"", "cut": whole[:middle], "garbage": b"no tokens", "flipped": flipped}[damage])
         assert rows(tokens(tiny_tokenizer, tmp_path)) == rows(made)
-        unusable = UnusableTokenizer(tokenizer_object=tiny_tokenizer.backend_tokenizer)
+        unusable = UnusableTokenizer(tokenizer_object=tiny_tokenizer.backend_tokenizer, pad_token="<pad>")
         assert rows(tokens(unusable, tmp_path)) == rows(made)
 
     def test_a_cache_folder_that_cannot_be_written_is_named(self, tiny_tokenizer, tmp_path):
@@ -226,7 +227,7 @@ class TestLengthBuckets:
 class TestCollator:
     def test_padding_is_on_the_right_and_out_of_mask_and_loss(self, tiny_tokenizer):
         token_set = tokens(tiny_tokenizer)
-        batch = Seq2SeqCollator(tiny_tokenizer)([token_set[i] for i in (3, 2)])
+        batch = Seq2SeqForm(tiny_tokenizer).collate([token_set[i] for i in (3, 2)])
         short, long = rows(token_set)[3], rows(token_set)[2]
         S, T = len(long[0]), max(len(short[1]), len(long[1]))
         assert batch["input_ids"].tolist() == [short[0] + [1] * (S - len(short[0])), long[0]]
@@ -237,25 +238,25 @@ class TestCollator:
 
     def test_a_pad_token_inside_a_text_is_attended_to(self, tiny_tokenizer):
         row = {"input_ids": np.array([0, 1, 5, 2]), "labels": np.array([0, 2]), "index": 0}
-        assert Seq2SeqCollator(tiny_tokenizer)([row])["attention_mask"].tolist() == [[1, 1, 1, 1]]
+        assert Seq2SeqForm(tiny_tokenizer).collate([row])["attention_mask"].tolist() == [[1, 1, 1, 1]]
 
     def test_lengths_are_raised_to_a_multiple(self, tiny_tokenizer):
         token_set = tokens(tiny_tokenizer)
-        batch = Seq2SeqCollator(tiny_tokenizer, pad_to_multiple_of=8)(list(token_set))
+        batch = Seq2SeqForm(tiny_tokenizer, pad_to_multiple_of=8).collate(list(token_set))
         assert batch["input_ids"].shape[1] % 8 == batch["labels"].shape[1] % 8 == 0
         assert batch["attention_mask"].sum(1).tolist() == token_set.source_lengths.tolist()
 
     def test_a_tokenizer_without_a_pad_token_is_refused(self, tiny_tokenizer):
         bare = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer.backend_tokenizer)
         with pytest.raises(UserError, match="no pad token"):
-            Seq2SeqCollator(bare)
+            Seq2SeqForm(bare)
 
     def test_a_data_loader_with_workers_gives_the_same_batches(self, tiny_tokenizer):
         token_set = tokens(tiny_tokenizer)
         sampler = LengthBuckets(token_set.source_lengths, token_set.target_lengths, 2)
         loaders = [
             torch.utils.data.DataLoader(
-                token_set, batch_sampler=sampler, collate_fn=Seq2SeqCollator(tiny_tokenizer), num_workers=workers
+                token_set, batch_sampler=sampler, collate_fn=Seq2SeqForm(tiny_tokenizer).collate, num_workers=workers
             )
             for workers in (0, 1)
         ]

@@ -23,8 +23,8 @@ from seq2seq.curves import read_rows
 from seq2seq.pretraining_data import (
     UNIT,
     Denoiser,
-    DenoisingBatches,
     EpochOrder,
+    WindowBatches,
     read_documents,
     text_files,
     tokenise_corpus,
@@ -182,10 +182,10 @@ class TestNoise:
 
 class TestBatches:
     @staticmethod
-    def batches(tokenizer: PreTrainedTokenizerFast, **changes: Any) -> DenoisingBatches:
+    def batches(tokenizer: PreTrainedTokenizerFast, **changes: Any) -> WindowBatches:
         tokens = np.random.default_rng(0).integers(5, 299, size=9 * UNIT + 100, dtype=np.uint16)
-        options = {"tokens_per_batch": 2 * UNIT, "lengths": [64, 128], "seed": 3, "pad_id": 1, **changes}
-        return DenoisingBatches(tokens, Denoiser(tokenizer, 0.3, 3.0, True), **options)
+        options = {"tokens_per_batch": 2 * UNIT, "lengths": [64, 128], "seed": 3, **changes}
+        return WindowBatches(tokens, Denoiser(tokenizer, 0.3, 3.0, True), **options)
 
     def test_are_a_function_of_seed_epoch_and_number_alone(self, tokenizer):
         forward = [self.batches(tokenizer)[2, i] for i in range(4)]
@@ -198,7 +198,7 @@ class TestBatches:
     def test_an_epoch_takes_every_unit_once(self, tokenizer):
         tokens = np.repeat(np.arange(60, 68, dtype=np.uint16), UNIT)  # unit k holds nothing but 60 + k
         denoiser = Denoiser(tokenizer, 0.3, 3.0, True)
-        batches = DenoisingBatches(tokens, denoiser, 2 * UNIT, [128, 256], seed=3, pad_id=1)
+        batches = WindowBatches(tokens, denoiser, 2 * UNIT, [128, 256], seed=3)
         orders = []
         for epoch in range(2):
             rows = [row for i in range(len(batches)) for row in batches[epoch, i]["labels"]]
@@ -255,7 +255,7 @@ class TestTheRun:
     def test_bits_per_byte_are_those_computed_by_hand(self, run, options):
         tokenizer = AutoTokenizer.from_pretrained(run.model)
         tokens = tokenise_corpus([Path(options["valid_file"])], tokenizer, Path(options["cache_dir"]))
-        batches = DenoisingBatches(tokens, Denoiser(tokenizer, 0.3, 3.0, True), 1024, [32, 64], seed=0, pad_id=1)
+        batches = WindowBatches(tokens, Denoiser(tokenizer, 0.3, 3.0, True), 1024, [32, 64], seed=0)
         model = AutoModelForSeq2SeqLM.from_pretrained(run.model, dtype=torch.float32).eval()
         trained = torch.load(run.last_checkpoint, weights_only=True)["state_dict"]
         model.load_state_dict({name.removeprefix("model."): v for name, v in trained.items()}, strict=False)

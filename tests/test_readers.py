@@ -13,7 +13,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from seq2seq.tasks import CUSTOM, TASKS, Record, Task, load_records, task_for
+from seq2seq.records import Record, load_records
+from seq2seq.tasks import CUSTOM, TASKS, Task, task_for
 from seq2seq.utils import UserError
 
 SHARED = os.environ.get("PREFIXTUNING_SHARED")

@@ -68,16 +68,22 @@ WAYS: dict[str, Options] = {
     "accumulated": {"gradient_accumulation_steps": 2, "bsz": 2},
     "stopping early": {"epoch": 4, "best_metric": "loss", "early_stopping_patience": 1, "learning_rate": 1e-12},
     "fine-tuned": {"mode": "finetune", "learning_rate": 0.001},
+    "gpt2": {"prefix_dropout": 0.1},
 }
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(small, tmp_path_factory) -> Callable[[str], Any]:
+def options_of(small, small_gpt2) -> Callable[[str], Options]:
+    return lambda way: {**(small_gpt2 if way == "gpt2" else small), **WAYS[way]}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(options_of, tmp_path_factory) -> Callable[[str], Any]:
     done: dict[str, Any] = {}
 
     def end(way: str) -> Any:
         if way not in done:
-            done[way] = end_of(start(**{**small, **WAYS[way]}, output_dir=tmp_path_factory.mktemp("whole")))  # type: ignore[arg-type]
+            done[way] = end_of(start(**options_of(way), output_dir=tmp_path_factory.mktemp("whole")))  # type: ignore[arg-type]
         return done[way]
 
     return end
@@ -97,12 +103,13 @@ def uninterrupted(small, tmp_path_factory) -> Callable[[str], Any]:
         ("accumulated", 2, "validation", 5),
         ("stopping early", 1, "training", 7),
         ("fine-tuned", 2, "training", 7),
+        ("gpt2", 2, "training", 7),
     ],
 )
 def test_a_killed_training_ends_like_one_that_was_not(
-    small, tmp_path, uninterrupted, kill, monkeypatch, way, save_every_steps, where, step
+    options_of, tmp_path, uninterrupted, kill, monkeypatch, way, save_every_steps, where, step
 ):
-    options = {**small, **WAYS[way], "save_every_steps": save_every_steps, "output_dir": tmp_path / "run"}
+    options = {**options_of(way), "save_every_steps": save_every_steps, "output_dir": tmp_path / "run"}
     with monkeypatch.context():
         kill(where, step)
         with pytest.raises(Killed):

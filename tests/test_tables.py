@@ -14,9 +14,10 @@ import seq2seq
 from seq2seq import make_tables
 from seq2seq.make_sample import to_gzip, to_lines
 from seq2seq.make_tables import BOOLEAN, main, outline, place
+from seq2seq.records import load_records
 from seq2seq.table_texts import SEEN, UNSEEN
 from seq2seq.table_texts.plans import PLANS, THING_PLANS
-from seq2seq.tasks import TASKS, load_records
+from seq2seq.tasks import TASKS
 
 FOLDER = Path(seq2seq.__file__).parent / "carried" / "sample_tables"
 COUNTS = {"train": 2000, "val": 200, "test": 400}

@@ -13,7 +13,8 @@ import datasets
 import pytest
 
 from seq2seq.metrics import METRICS
-from seq2seq.tasks import TASKS, Record, load_records, task_for
+from seq2seq.records import Record, load_records
+from seq2seq.tasks import TASKS, task_for
 from seq2seq.utils import UserError
 
 

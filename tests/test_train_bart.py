@@ -18,11 +18,11 @@ from torch import Tensor
 
 from seq2seq.arguments import parse
 from seq2seq.curves import read_rows
-from seq2seq.finetune import MODULES, chosen_task
+from seq2seq.finetune import BART, chosen_task, module_for
 from seq2seq.lightning_base import BaseTransformer
 from seq2seq.loading import load_base
+from seq2seq.records import load_records
 from seq2seq.runs import Run
-from seq2seq.tasks import load_records
 
 Small = dict[str, Any]
 SITES = ("encoder", "decoder", "cross")
@@ -63,9 +63,11 @@ def module_of(small: Small, **options: Any) -> tuple[BaseTransformer, dict[str, 
     arguments = parse(flags(**{**small, **options}), "train_bart.py")
     task = chosen_task(arguments)
     train, val = (load_records(task, arguments.data_dir, split).items for split in ("train", "val"))
-    model, tokenizer = load_base(arguments, task)
-    module = MODULES[arguments.mode, task.kind](arguments, model, tokenizer, task=task, train=train, val=val)
-    return module.eval(), module.collate([module.train_tokens[i] for i in range(4)])
+    model, tokenizer = load_base(arguments, task, BART)
+    module = module_for(arguments.mode, task.kind)(
+        arguments, model, tokenizer, BART.form(arguments, tokenizer), task, train, val
+    )
+    return module.eval(), module.form.collate([module.train_tokens[i] for i in range(4)])
 
 
 class TestTheRunDirectory:

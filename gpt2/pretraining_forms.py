@@ -1,0 +1,187 @@
+"""What a decoder is pretrained on: plain text, and text-to-text forms of the same text that teach it to copy.
+
+    plain      <eos> text, cut anywhere
+    noisy      text with spans hidden and sentences shuffled  <eos>  text <eos>
+    pieces     its words in pieces of 1 to 4, shuffled, ` | ` between  <eos>  text <eos>
+    key words  its names, numbers and some other words, shuffled       <eos>  text <eos>
+    records    `word : name | word : number | …`                       <eos>  text <eos>
+
+A frozen decoder can only be steered to what it can do, and plain text alone teaches copying late. The forms have the
+layout in which table-to-text is trained (` source <eos> target <eos>`), and carry loss on the target alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from seq2seq.pretraining_data import UNIT, Denoiser
+from seq2seq.text_forms import IGNORE, pad_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from seq2seq.arguments import Arguments
+
+END_OF_TEXT = "<|endoftext|>"
+SHORTEST = 6  # tokens; a window below it stays plain text
+PIECE_WORDS = 4  # words of a piece, at most
+OTHER_WORDS = 0.5  # share of the words that are neither names nor numbers among the key words, at most
+
+
+class TextForms:
+    """Token ids of a window -> (source, target) in one of the forms, drawn at random; a plain text has no source.
+
+    share: of windows that get a text-to-text form; 0 = plain text only.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, share: float, mask_ratio: float, span_mean: float) -> None:
+        self.share, self.eos, self.pad = share, tokenizer.eos_token_id, tokenizer.pad_token_id
+        tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        self.denoiser = Denoiser(tokenizer, mask_ratio, span_mean, permute=True)
+        self.starts_word = np.array([token.startswith("Ġ") or token == "Ċ" for token in tokens])
+        bare = [token.lstrip("Ġ") for token in tokens]
+        self.is_name = np.array([token[:1].isupper() or token[:1].isdigit() for token in bare])
+        self.is_blank = np.array([token == "Ġ" for token in tokens])
+        self.is_mark = ~np.array([any(c.isalnum() for c in token) and token != "Ċ" for token in bare]) & ~self.is_blank
+        self.blank, self.bar, self.colon = (
+            np.array(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+            for text in (" ", " |", " :")
+        )
+        self.forms: list[Callable[[np.ndarray, np.random.Generator], np.ndarray]] = [
+            self._noisy,
+            self._pieces,
+            self._key_words,
+            self._records,
+        ]
+
+    def from_window(self, window: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """`window` (n,) -> source and target, both without <eos>; plain text is the whole window, without a source."""
+        sentences = self.denoiser.whole_sentences(window)
+        if rng.random() >= self.share or len(sentences) < SHORTEST:
+            return window[:0], window
+        form = self.forms[int(rng.integers(len(self.forms)))]
+        return form(sentences, rng), sentences
+
+    def collate(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, torch.Tensor]:
+        """input_ids, attention_mask, labels, each (B, T): ` source <eos> target <eos>`, loss on the target alone."""
+        end, nothing = np.array([self.eos]), np.zeros(0, dtype=np.int64)
+        rows, labels = [], []
+        for source, target in pairs:
+            blank = self.blank if len(source) else nothing
+            head = np.concatenate((source, blank, end))
+            tail = np.concatenate((target, blank, end if len(source) else nothing))  # plain text goes on
+            rows.append(np.concatenate((head, tail)))
+            labels.append(np.concatenate((np.full(len(head), IGNORE), tail)))
+        lengths = torch.tensor([len(row) for row in rows])
+        input_ids = pad_rows(rows, self.pad)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
+            "labels": pad_rows(labels, IGNORE),
+        }
+
+    def _words(self, ids: np.ndarray) -> list[np.ndarray]:
+        return [word for word in np.split(ids, np.flatnonzero(self.starts_word[ids])) if len(word)]
+
+    def _noisy(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return self.denoiser.noise(ids, rng)
+
+    def _pieces(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        words = self._words(ids)
+        cuts = np.cumsum(rng.integers(1, PIECE_WORDS + 1, size=len(words)))
+        pieces = [np.concatenate(words[a:b]) for a, b in zip([0, *cuts], cuts, strict=False) if a < len(words)]
+        return self._joined([pieces[i] for i in rng.permutation(len(pieces))])
+
+    def _key_words(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        chosen = [span for _, span in self._spans(ids, rng)]
+        return self._joined([chosen[i] for i in rng.permutation(len(chosen))])
+
+    def _records(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        fields = [np.concatenate((label, self.colon, span)) for label, span in self._spans(ids, rng)]
+        return self._joined([fields[i] for i in rng.permutation(len(fields))])
+
+    def _spans(self, ids: np.ndarray, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(label, span) pairs: neighbouring names and numbers as one span, some other words, each with a label.
+
+        The label is the nearest plain word before the span, as a field's name stands before its value.
+        """
+        others = rng.random() * OTHER_WORDS
+        spans: list[tuple[np.ndarray, list[np.ndarray]]] = []
+        label, open_span = self._any_word(ids, rng), False
+        for word in self._words(ids):
+            bare = word[~self.is_mark[word]]  # without the comma that follows a word
+            content = bare[~self.is_blank[bare]]
+            if not len(content):
+                open_span = False
+                continue
+            named = bool(self.is_name[content[0]])
+            if named and open_span:
+                spans[-1][1].append(bare)
+            elif named or rng.random() < others:
+                spans.append((label, [bare]))
+            else:
+                label = bare
+            open_span = named and len(bare) == len(word)
+        if not spans:
+            spans.append((label, [self._any_word(ids, rng)]))
+        return [(label, np.concatenate(words)) for label, words in spans]
+
+    def _any_word(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        words = self._words(ids)
+        return words[int(rng.integers(len(words)))]
+
+    def _joined(self, parts: list[np.ndarray]) -> np.ndarray:
+        joined = [parts[0]]
+        for part in parts[1:]:
+            joined += [self.bar, part]
+        return np.concatenate(joined)
+
+
+class CausalLanguageModelling:
+    """Causal language modelling for --mode pretrain: the model, its tokenizer and the form of its text."""
+
+    config_class, model_class = GPT2Config, GPT2LMHeadModel
+    positions = UNIT + 2  # <eos> before a window of UNIT tokens, and one to predict
+
+    @staticmethod
+    def tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+        """The same vocabulary in GPT-2's form: nothing added around a text, `<|endoftext|>` in the place of `</s>`."""
+        from transformers import PreTrainedTokenizerFast
+
+        if tokenizer.eos_token == END_OF_TEXT:
+            return tokenizer
+        parts = json.loads(tokenizer.backend_tokenizer.to_str())
+        parts["post_processor"] = None
+        parts["model"]["vocab"][END_OF_TEXT] = parts["model"]["vocab"].pop(tokenizer.eos_token)
+        for token in parts["added_tokens"]:
+            if token["content"] == tokenizer.eos_token:
+                token["content"] = END_OF_TEXT
+        return PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer.from_str(json.dumps(parts)),
+            bos_token=END_OF_TEXT,
+            eos_token=END_OF_TEXT,
+            unk_token=END_OF_TEXT,
+            pad_token=tokenizer.pad_token,
+            mask_token=tokenizer.mask_token,
+            clean_up_tokenization_spaces=False,
+            model_input_names=["input_ids", "attention_mask"],
+        )
+
+    @staticmethod
+    def config_fields(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+        """GPT2Config's fields that follow from the tokenizer."""
+        end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+        return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": pad}
+
+    @staticmethod
+    def form(tokenizer: PreTrainedTokenizerFast, arguments: Arguments, held_out: bool) -> TextForms:
+        """The mix for training; plain text alone for held-out text, so that bits per byte are the language model's."""
+        share = 0.0 if held_out else arguments.text_to_text_share
+        return TextForms(tokenizer, share, arguments.mask_ratio, arguments.span_mean)

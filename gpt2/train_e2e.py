@@ -1,0 +1,28 @@
+"""The command line of GPT-2: `python train_e2e.py --mode prefixtune [--task T]`; every flag is in arguments.py."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file, also from inside its own folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from seq2seq.arguments import parse
+from seq2seq.utils import command
+
+
+def main() -> int:
+    """Parse, then run; returns the exit code."""
+
+    def work() -> None:
+        arguments = parse(None, "train_e2e.py", default_task="sample_tables")
+        from gpt2.run_language_modeling import run  # torch and Lightning only after --help and mistakes are dealt with
+
+        run(arguments)
+
+    return command(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""Every --mode and every way to start, in both families: what is trained, what is kept, and that it decodes again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import flags, start
+from transformers import AutoModel, AutoTokenizer
+
+from gpt2.run_language_modeling import GPT2
+from seq2seq.arguments import parse
+from seq2seq.curves import read_rows
+from seq2seq.finetune import BART
+from seq2seq.lightning_base import distillation_loss
+from seq2seq.loading import load_pretrained
+from seq2seq.prefixTuning import PrefixTuning
+from seq2seq.records import Record, draw
+from seq2seq.runs import Run
+from seq2seq.tuning import tune
+from seq2seq.utils import UserError
+
+pytestmark = pytest.mark.usefixtures("without_curves")
+
+Options = dict[str, Any]
+WAYS: dict[str, Options] = {
+    "flat prefix": {"mid_dim": 0},
+    "deep prefix": {"deep": "yes"},
+    "embedding prefix": {"prefix_mode": "embedding"},
+    "top": {"mode": "finetune-top", "top_layers": 1},
+    "adapters 1": {"mode": "adaptertune", "bottleneck": 4},
+    "adapters 2": {"mode": "adaptertune", "bottleneck": 4, "adapter_design": 2},
+    "both": {"mode": "bothtune"},
+}
+DECODERS_ONLY: dict[str, Options] = {"nopeek": {"format_mode": "nopeek"}, "infix": {"format_mode": "infix"}}
+PREFIX, ADAPTERS, MODEL = "prefix.safetensors", "adapters.safetensors", "model/model.safetensors"
+KEPT = {"top": {MODEL}, "adapters 1": {ADAPTERS}, "adapters 2": {ADAPTERS}, "both": {PREFIX, MODEL}}
+
+
+@pytest.fixture(params=["bart", "gpt2"])
+def family(request, small, small_gpt2) -> Options:
+    return {"bart": small, "gpt2": small_gpt2}[request.param]
+
+
+def again(directory: Path, options: Options, to: Path) -> Run:
+    """Decode a run once more, into another directory."""
+    call = {name: options[name] for name in ("program", "progress", "threads") if name in options}
+    start(**call, do_train="no", prefix_model_path=directory, output_dir=to)
+    return Run(to)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_trains_keeps_and_decodes_again(family, way, tmp_path):
+    directory = start(**{**family, **WAYS[way], "max_steps": 4, "n_val": 0}, output_dir=tmp_path / "run")
+    assert directory
+    assert {name for name in (PREFIX, ADAPTERS, MODEL) if (directory / name).is_file()} == KEPT.get(way, {PREFIX})
+    run = Run(directory)
+    repeated = again(directory, family, tmp_path / "again")
+    assert repeated.read_generations("test") == run.read_generations("test")
+    assert repeated.read_metrics()["test"] == run.read_metrics()["test"]
+    trained = torch.load(run.last_checkpoint, weights_only=True)["state_dict"]
+    assert sum(value.numel() for value in trained.values()) == run.read_metrics()["trainable_parameters"]
+
+
+@pytest.mark.parametrize("way", DECODERS_ONLY)
+class TestFormatModes:
+    def test_train_and_decode_again(self, small_gpt2, way, tmp_path):
+        directory = start(**{**small_gpt2, **DECODERS_ONLY[way], "max_steps": 4, "n_val": 2}, output_dir=tmp_path / "a")
+        assert directory
+        repeated = again(directory, small_gpt2, tmp_path / "again")
+        texts = [row["generated"] for row in repeated.read_generations("test")]
+        assert texts == [row["generated"] for row in Run(directory).read_generations("test")]
+        if way == "nopeek":
+            assert len(set(texts)) == 1  # nothing of the source is seen
+
+    def test_are_for_decoders(self, small, way, tmp_path):
+        with pytest.raises(UserError, match=f"--format_mode {way}: is for decoders"):
+            start(**{**small, **DECODERS_ONLY[way]}, output_dir=tmp_path / "run")
+
+
+class TestWhatIsTrained:
+    def made(self, family: Options, **options: Any) -> Any:
+        program = family.get("program", "train_bart.py")
+        given = {k: v for k, v in {**family, **options}.items() if k != "program"}
+        arguments = parse(flags(**given), program)
+        model, tokenizer = load_pretrained(
+            str(arguments.model_name_or_path), arguments, GPT2 if program == "train_e2e.py" else BART
+        )
+        return tune(arguments, model, tokenizer)
+
+    def test_finetuning_trains_everything(self, family):
+        assert all(p.requires_grad for p in self.made(family, mode="finetune").parameters())
+
+    def test_a_prefix_trains_nothing_of_the_base(self, family):
+        prefix = self.made(family)
+        assert not any(p.requires_grad for p in prefix.model.parameters())
+        assert all(p.requires_grad for p in prefix.prefix.parameters())
+
+    def test_both_train_everything_and_the_prefix(self, family):
+        assert all(p.requires_grad for p in self.made(family, mode="bothtune").parameters())
+
+    def test_the_top_is_the_last_block_of_each_stack_and_the_norm_behind_it(self, family):
+        model = self.made(family, mode="finetune-top", top_layers=1)
+        names = {name.rsplit(".", 1)[0] for name, p in model.named_parameters() if p.requires_grad}
+        block = ("transformer.h.0.", "model.encoder.layers.0.", "model.decoder.layers.0.")
+        assert names and all(name.startswith(block) or name == "transformer.ln_f" for name in names)
+        with pytest.raises(UserError, match="--top_layers 2: the base has 1 blocks a stack; give at most that"):
+            self.made(family, mode="finetune-top", top_layers=2)
+
+    @pytest.mark.parametrize(
+        "options, said",
+        [
+            ({"prefix_mode": "embedding", "deep": "yes"}, "--deep: is for --prefix_mode activation"),
+            ({"prefix_mode": "embedding", "format_mode": "infix"}, "an infix has keys and values"),
+        ],
+    )
+    def test_what_does_not_go_together_is_refused(self, small_gpt2, options, said):
+        with pytest.raises(UserError, match=said):
+            self.made(small_gpt2, **options)
+
+
+class TestStarts:
+    def test_words_give_their_own_keys_and_values(self, family):
+        tokenizer = AutoTokenizer.from_pretrained(family["model_name_or_path"])
+        length = len(tokenizer("the town hall", add_special_tokens=False)["input_ids"])
+        options = {"mid_dim": 0, "preseqlen": length, "lowdata_token": "the town hall"}
+        prefix = TestWhatIsTrained().made(family, **options)
+        expected = PrefixTuning(AutoModel.from_pretrained(family["model_name_or_path"]), mid_dim=0)
+        expected.init_from_text("the town hall", tokenizer)
+        assert expected.preseqlen == length
+        for name, value in prefix.key_values().items():
+            assert torch.allclose(value, expected.key_values()[name], atol=1e-6)
+
+    def test_another_runs_prefix_is_taken_up(self, family, tmp_path):
+        first = start(**{**family, "mid_dim": 0, "max_steps": 2}, output_dir=tmp_path / "first")
+        options = {**family, "mid_dim": 0, "learning_rate": 1e-12, "max_steps": 1, "n_val": 0}
+        start(**options, prefix_model_path=first, output_dir=tmp_path / "second")
+        kept = [load_file(tmp_path / name / PREFIX) for name in ("first", "second")]
+        assert kept[0].keys() == kept[1].keys()
+        assert all(torch.allclose(kept[0][name], kept[1][name], atol=1e-6) for name in kept[0])
+        with pytest.raises(UserError, match="--prefix_model_path .*: its prefix has .*, this one"):
+            start(**{**options, "preseqlen": 4}, prefix_model_path=first, output_dir=tmp_path / "third")
+
+    def test_one_start_excludes_another(self, small, tmp_path):
+        with pytest.raises(UserError, match="both start the prefix; give one of them"):
+            start(**small, lowdata_token="a", prefix_model_path=tmp_path, output_dir=tmp_path / "run")
+        with pytest.raises(UserError, match="--mode finetune has no prefix to start"):
+            start(**small, mode="finetune", prefix_model_path=tmp_path, output_dir=tmp_path / "run")
+
+
+class TestDistillation:
+    def test_the_loss_is_the_kl_on_target_tokens(self):
+        torch.manual_seed(0)
+        student, teacher = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
+        targets = torch.tensor([[1, 4, -100], [2, -100, -100]])
+        p, q = teacher.softmax(-1), student.softmax(-1)
+        by_hand = sum(float((p[b, t] * (p[b, t] / q[b, t]).log()).sum()) for b, t in ((0, 0), (0, 1), (1, 0))) / 3
+        assert distillation_loss(student, teacher, targets).item() == pytest.approx(by_hand, rel=1e-5)
+
+    def test_a_prefix_comes_nearer_to_its_teacher(self, family, tmp_path):
+        teacher = start(**{**family, "mode": "finetune", "max_steps": 10, "n_val": 0}, output_dir=tmp_path / "teacher")
+        assert teacher
+        options = {**family, "epoch": 8, "n_val": 0, "learning_rate": 0.05, "distill_from": teacher / "model"}
+        run = start(**options, output_dir=tmp_path / "run")
+        assert run
+        losses = [float(row["train_loss"]) for row in read_rows(run / "metrics.csv")]
+        assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+    def test_half_of_it_is_half_the_usual_loss(self, small, tmp_path):
+        teacher = start(**{**small, "mode": "finetune", "max_steps": 4, "n_val": 0}, output_dir=tmp_path / "teacher")
+        assert teacher
+        first = {}
+        for weight in (None, 1.0, 0.5):
+            given = {"distill_from": teacher / "model", "distill_weight": weight} if weight else {}
+            start(**{**small, "max_steps": 1, "n_val": 0}, **given, output_dir=tmp_path / str(weight))
+            first[weight] = float(read_rows(tmp_path / str(weight) / "metrics.csv")[0]["train_loss"])
+        assert first[0.5] == pytest.approx((first[None] + first[1.0]) / 2, rel=1e-4)
+
+    def test_what_cannot_be_is_refused(self, small, small_gpt2, tmp_path):
+        with pytest.raises(UserError, match="--distill_from: the teacher reads the source; --format_mode nopeek hides"):
+            start(**small_gpt2, format_mode="nopeek", distill_from="x", output_dir=tmp_path / "run")
+        with pytest.raises(UserError, match="--distill_weight 0.0: is a share"):
+            start(**small, distill_weight=0.0, output_dir=tmp_path / "run")
+
+
+class TestLowData:
+    RECORDS = [Record(str(i), ("x",)) for i in range(40)]
+
+    def test_a_smaller_draw_is_part_of_a_larger_one(self):
+        draws = [{record.source for record in draw(self.RECORDS, n, seed=3)} for n in (5, 10, 40)]
+        assert [len(drawn) for drawn in draws] == [5, 10, 40] and draws[0] < draws[1] < draws[2]
+
+    def test_other_seeds_draw_others(self):
+        assert draw(self.RECORDS, 10, seed=1) != draw(self.RECORDS, 10, seed=2)
+
+    def test_the_run_trains_on_them_alone(self, small, tmp_path):
+        directory = start(**{**small, "epoch": 3}, lowdata=8, output_dir=tmp_path / "run")
+        assert directory
+        assert torch.load(Run(directory).last_checkpoint, weights_only=True)["global_step"] == 6  # 3 · 8 / 4
+        with pytest.raises(UserError, match="--lowdata 21: there are 20 training records; give at most that"):
+            start(**small, lowdata=21, output_dir=tmp_path / "other")
