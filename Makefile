@@ -6,10 +6,14 @@ READY := $(VENV)/.ready
 ARGS ?=
 DATA ?=
 BASE ?=
-BART = $(BIN)/python seq2seq/train_bart.py $(if $(DATA),--data_dir $(DATA)) $(if $(BASE),--model_name_or_path $(BASE))
+NAME :=
+WHERE = $(if $(DATA),--data_dir $(DATA)) $(if $(BASE),--model_name_or_path $(BASE))
+BART = $(BIN)/python seq2seq/train_bart.py $(WHERE)
+GPT2 = $(BIN)/python gpt2/train_e2e.py $(WHERE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint xsum xsum_news xsum_news_sport cnn_dm scitldr wmt16_en_ro pretrain_bart clean
+.PHONY: help setup demo test lint xsum xsum_news xsum_news_sport cnn_dm scitldr wmt16_en_ro \
+	e2e webnlg dart sample_tables pretrain_bart pretrain_gpt2 experiment tune clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,8 +53,29 @@ scitldr: setup ## SciTLDR on bart-mini
 wmt16_en_ro: setup ## WMT16 English to Romanian
 	$(BART) --task wmt16_en_ro $(ARGS)
 
+e2e: setup ## E2E with the paper's recipe (GPT-2)
+	$(GPT2) --task e2e $(ARGS)
+
+webnlg: setup ## WebNLG 2017 with the paper's recipe
+	$(GPT2) --task webnlg $(ARGS)
+
+dart: setup ## DART with the paper's recipe
+	$(GPT2) --task dart $(ARGS)
+
+sample_tables: setup ## the carried tables on the carried gpt2-mini
+	$(GPT2) --task sample_tables $(ARGS)
+
 pretrain_bart: setup ## pretrain bart-mini on the text of DATA=
 	$(BIN)/python seq2seq/train_bart.py --config configs/pretrain_bart.yaml $(if $(DATA),--data_dir $(DATA)) $(ARGS)
+
+pretrain_gpt2: setup ## pretrain gpt2-mini on the text of DATA=
+	$(BIN)/python gpt2/train_e2e.py --config configs/pretrain_gpt2.yaml $(if $(DATA),--data_dir $(DATA)) $(ARGS)
+
+experiment: setup ## a study of configs/experiments: NAME=prefix_length (without NAME: list them; ARGS=--report: only report)
+	$(BIN)/python gpt2/experiment.py $(NAME) $(if $(NAME),$(WHERE)) $(ARGS)
+
+tune: setup ## search learning rate, P and MLP width with Optuna: a search of configs/search, NAME=sample
+	$(BIN)/python gpt2/tune.py $(NAME) $(WHERE) $(ARGS)
 
 clean: ## remove .venv and caches, keep runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -20,7 +20,15 @@ ABOUT_THE_CALL = ("resume", "overwrite", "do_train", "prefix_model_path", "outpu
 MAY_CHANGE = (
     *("epoch", "max_steps", "max_minutes", "val_every_steps", "save_every_steps", "early_stopping_patience"),
     *("best_metric", "n_val", "n_test", "eval_bsz", "val_max_target_length", "test_max_target_length", "valid_file"),
-    *("num_beams", "min_length", "max_length", "length_penalty", "no_repeat_ngram_size", "early_stopping"),
+    *(
+        "num_beams",
+        "min_length",
+        "max_length",
+        "length_penalty",
+        "no_repeat_ngram_size",
+        "early_stopping",
+        "length_norm",
+    ),
     *("eval_num_beams", "baselines", "cache_dir", "logger", "threads", "gradient_checkpointing"),
 )
 
@@ -217,6 +225,8 @@ class SearchArguments:
     """n-grams of this size occur once in an output; 0 = off."""
     early_stopping: bool | None = None
     """Stop a search once num_beams hypotheses are finished."""
+    length_norm: Literal["target", "prompt"] | None = None
+    """Decoders: what the length penalty counts, the output alone or the prompt as well, as the authors' code did."""
 
 
 @dataclass

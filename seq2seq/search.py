@@ -1,0 +1,255 @@
+"""A search for good options with Optuna: trials, each a run scored on validation; the best becomes a recipe.
+
+    description: ...                                       one line
+    command: train_bart                                    or train_e2e
+    options: {task: sample, ...}                           of every trial, and of the recipe
+    trial_options: {n_test: 1}                             of the trials alone
+    space:                                                 what is searched
+      learning_rate: {low: 1.0e-4, high: 0.02, log: true}  a range: of whole numbers if both its ends are
+      mid_dim: [128, 512]                                  or a choice
+    trials: 20                                             in all, those of earlier calls included
+    seed: 1                                                of the runs, and of the sampler
+
+optuna.db keeps what was tried; trials.csv, trials.md and best.yaml are written after every trial.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from seq2seq.arguments import Arguments, recipe_of
+from seq2seq.curves import read_rows
+from seq2seq.grid import GridProgress, Launch, do_run, state_of
+from seq2seq.runs import Run, read_options, write_atomically
+from seq2seq.studies import (
+    GridRun,
+    arguments_reader,
+    check_keys,
+    check_options,
+    names_of,
+    program_of,
+    task_of,
+    without_task,
+)
+from seq2seq.utils import UserError
+
+if TYPE_CHECKING:
+    import optuna
+
+KEYS: dict[str, type] = {
+    "description": str, "command": str, "options": dict, "trial_options": dict, "space": dict, "trials": int,
+    "seed": int,
+}  # fmt: skip
+LOWER_IS_BETTER = ("loss", "ter")
+
+
+class TrialFailed(Exception):
+    """A trial's run ended with an error; the search goes on."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search's file says, read and checked."""
+
+    path: Path
+    command: str
+    options: Mapping[str, Any]
+    trial_options: Mapping[str, Any]
+    space: Mapping[str, Any]
+    trials: int
+    seed: int
+    flags: Sequence[str]
+
+    def arguments(self, values: Mapping[str, Any], trial: bool = True) -> Arguments:
+        """Of a trial with these values of the space, or of the recipe that they make."""
+        options = {**self.options, **(self.trial_options if trial else {}), **values}
+        return replace(self._reader(options, "options"), seed=self.seed)
+
+    @cached_property
+    def _reader(self) -> Callable[[Mapping[str, Any], str], Arguments]:
+        return arguments_reader(self.path, f"{self.command}.py", self.flags)
+
+    @cached_property
+    def metric(self) -> str:
+        """The validation score that is searched for."""
+        arguments = self.arguments({})
+        return arguments.best_metric or task_of(arguments).best_metric
+
+
+def read_search(path: Path, commands: Collection[str], flags: Sequence[str] = ()) -> Search:
+    """Read a search's file and check it.
+
+    flags: options of every trial, as the command line has them; they win over the file's.
+    Raises UserError that names the file.
+    """
+    content = check_keys(path, read_options(path), KEYS, [name for name in KEYS if name != "trial_options"])
+    program_of(path, content, commands)
+    for name in ("options", "trial_options", "space"):
+        check_options(path, name, content.get(name, {}))
+    if given := sorted(names_of(flags) & content["space"].keys()):
+        raise UserError(f"--{given[0]}: is searched by {path}; change a copy of the file and give that")
+    for name, values in content["space"].items():
+        _check_range(path, name, values)
+    options = without_task(content["options"], flags)
+    search = Search(
+        path, content["command"], options, content.get("trial_options", {}), content["space"], content["trials"],
+        content["seed"], flags,
+    )  # fmt: skip
+    for end in (0, -1):
+        search.arguments({name: _ends(values)[end] for name, values in search.space.items()})
+    if search.metric != "loss" and not search.arguments({}).n_val:
+        raise UserError(f"{path}: n_val: 0 gives no validation {search.metric} to search by; give at least 1")
+    return search
+
+
+def _check_range(path: Path, name: str, values: Any) -> None:
+    if isinstance(values, list) and values:
+        return
+    if not isinstance(values, dict) or not {"low", "high"} <= values.keys() <= {"low", "high", "log"}:
+        raise UserError(f"{path}: space: {name}: is {values!r}; give a list, or low and high (and log: true)")
+    if not all(isinstance(values[end], (int, float)) for end in ("low", "high")) or values["low"] >= values["high"]:
+        raise UserError(f"{path}: space: {name}: low {values['low']!r} is no number below high {values['high']!r}")
+
+
+def _ends(values: Any) -> Sequence[Any]:
+    return values if isinstance(values, list) else (values["low"], values["high"])
+
+
+def run_search(search: Search, place: Path, launch: Launch) -> list[dict[str, Any]]:
+    """Do the trials that are left, each in place/trial<N>; returns all trials, the best first.
+
+    A trial that was interrupted goes on in its directory. Raises UserError for another search's directory, and where
+    another process searches in this one.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError("optuna is not installed; type: pip install 'prefixtuning[tune]'") from error
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    place.mkdir(parents=True, exist_ok=True)
+
+    def write(study: optuna.Study, trial: Any) -> None:
+        write_results(search, study, place)
+
+    with (place / "search.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{place}: another process searches here; wait for it, or end it") from None
+        study = _open(search, place)
+        done = len(_ended(study))
+        with GridProgress(search.trials, max(0, search.trials - done), place) as progress:
+            objective = _objective(search, place, launch, progress)
+            study.optimize(objective, max(0, search.trials - done), catch=TrialFailed, callbacks=[write])
+        return write_results(search, study, place)
+
+
+def _open(search: Search, place: Path) -> optuna.Study:
+    """The search's Optuna study, new or as an earlier call left it; its interrupted trials are put up again."""
+    import optuna
+
+    storage = f"sqlite:///{place / 'optuna.db'}"
+    study = optuna.create_study(
+        storage=storage,
+        study_name="search",
+        load_if_exists=True,
+        direction="minimize" if search.metric in LOWER_IS_BETTER else "maximize",
+    )
+    # A sampler that starts again with its first seed would draw the first trials again.
+    study.sampler = optuna.samplers.TPESampler(seed=search.seed + len(study.trials))
+    made_with = json.dumps({"space": search.space, "options": recipe_of(search.arguments({}))}, sort_keys=True)
+    if study.user_attrs.get("made_with", made_with) != made_with:
+        raise UserError(f"{place}: is a search with other options; give another --output_dir, or delete {place}")
+    study.set_user_attr("made_with", made_with)
+    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        study.enqueue_trial(trial.params, user_attrs={"run": _run_name(trial)})
+    return study
+
+
+def _run_name(trial: Any) -> str:
+    return trial.user_attrs.get("run", f"trial{trial.number}")
+
+
+def _ended(study: optuna.Study) -> list[Any]:
+    """The trials that count: finished ones, and those whose run failed."""
+    return [trial for trial in study.trials if trial.state.name == "COMPLETE" or "error" in trial.user_attrs]
+
+
+def _objective(search: Search, place: Path, launch: Launch, progress: GridProgress) -> Any:
+    def objective(trial: optuna.Trial) -> float:
+        name = _run_name(trial)
+        values = {option: _suggest(trial, option, values) for option, values in search.space.items()}
+        trial.set_user_attr("run", name)
+        run, directory = GridRun(name, search.seed, search.arguments(values)), Run(place / name)
+        progress.start(name, state_of(directory, run.arguments))
+        error = do_run(run, directory, launch)
+        score = None if error else best_validation(directory, search.metric)
+        shown = ", ".join(f"{option} {value:.3g}" for option, value in values.items())
+        progress.end(name, error or f"validation {search.metric} {score:.2f} ({shown})", error)
+        if score is None:
+            trial.set_user_attr("error", error)
+            raise TrialFailed(error)
+        return score
+
+    return objective
+
+
+def _suggest(trial: optuna.Trial, name: str, values: Any) -> Any:
+    if isinstance(values, list):
+        return trial.suggest_categorical(name, values)
+    whole = isinstance(values["low"], int) and isinstance(values["high"], int)
+    suggest = trial.suggest_int if whole else trial.suggest_float
+    return suggest(name, values["low"], values["high"], log=values.get("log", False))
+
+
+def best_validation(run: Run, metric: str) -> float:
+    """The best score of a run's validations: that of the weights it kept."""
+    scores = [float(row[f"val_{metric}"]) for row in read_rows(run.metrics_csv) if row.get(f"val_{metric}")]
+    return (min if metric in LOWER_IS_BETTER else max)(scores)
+
+
+def write_results(search: Search, study: optuna.Study, place: Path) -> list[dict[str, Any]]:
+    """Write trials.csv, trials.md and best.yaml; returns the trials, the best first, failed ones last."""
+    sign = 1 if search.metric in LOWER_IS_BETTER else -1
+    score = f"validation {search.metric}"
+    trials = [
+        {"run": _run_name(trial), **trial.params, score: trial.value, "error": trial.user_attrs.get("error", "")}
+        for trial in sorted(_ended(study), key=lambda t: (t.value is None, sign * (t.value or 0.0)))
+    ]
+    columns = ["run", *search.space, score, "error"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(trials)
+    write_atomically(place / "trials.csv", text.getvalue())
+    lines = [columns, ["---"] * len(columns), *([_shown(trial[name]) for name in columns] for trial in trials)]
+    write_atomically(place / "trials.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    if trials and trials[0][score] is not None:
+        best = trials[0]
+        head = f"# The best of {len(trials)} trials of {search.path.stem}: {score} {best[score]:.2f}.\n"
+        write_atomically(place / "best.yaml", head + _recipe(search, {name: best[name] for name in search.space}))
+    return trials
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "–" if value is None else str(value)
+
+
+def _recipe(search: Search, values: dict[str, Any]) -> str:
+    """The options that the search's file, its flags and its best trial name, as YAML."""
+    arguments = search.arguments(values, trial=False)
+    names = ["mode", *search.options, *values, *sorted(names_of(search.flags)), "seed"]
+    recipe = recipe_of(arguments)
+    return yaml.safe_dump({name: recipe[name] for name in dict.fromkeys(names)}, sort_keys=False, allow_unicode=True)
