@@ -11,27 +11,22 @@ from torch import Tensor
 
 from seq2seq.finetune import SummarizationModule
 from seq2seq.lightning_base import PrefixTransformer
-from seq2seq.text_forms import IGNORE
 
 
 class LanguageModelingModule(SummarizationModule):
     """A decoder that continues ` source <eos>` with the target; --objective_mode says how its losses are averaged."""
 
-    def average_loss(self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    def average_loss(self, logits: Tensor, targets: Tensor, rows: int, label_smoothing: float = 0.0) -> Tensor:
         """Cross-entropy of the target tokens in float32: their mean, or in training the mean over rows of row sums.
 
         Objective 1 is the authors' default in `train_e2e`; validation is always the mean over tokens.
         """
         if self.arguments.objective_mode == 0 or not self.training:
-            return super().average_loss(logits, targets, label_smoothing)
-        losses = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1),
-            targets.flatten(),
-            ignore_index=IGNORE,
-            label_smoothing=label_smoothing,
-            reduction="none",
+            return super().average_loss(logits, targets, rows, label_smoothing)
+        total = torch.nn.functional.cross_entropy(
+            logits.float(), targets, label_smoothing=label_smoothing, reduction="sum"
         )
-        return losses.view(targets.shape).sum(-1).mean()
+        return total / rows
 
 
 class PrefixLanguageModelingModule(PrefixTransformer, LanguageModelingModule):

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from seq2seq.generation import generate
 from seq2seq.losses import next_token_loss
 from seq2seq.prefix_attention import checkpoint_in_eval_mode
 from seq2seq.prefix_files import read_config, read_original, read_weights, write_files
@@ -132,7 +133,7 @@ class AdapterTuning(nn.Module):
     def generate(self, *args: Any, **options: Any) -> Any:
         """transformers' `generate` and its options with the adapters in place; returns what it returns."""
         self.attach()
-        return self.model.generate(*args, **options)  # type: ignore[operator]
+        return generate(self.model, *args, **options)
 
     def train(self, mode: bool = True) -> AdapterTuning:
         super().train(mode)

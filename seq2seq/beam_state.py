@@ -30,9 +30,10 @@ class Beams:
     parents: Tensor  # (B, N, M - T)
     finished: Tensor  # whether there is a finished one in this place (B, N)
     improvable: Tensor  # whether a running one might still become better than the finished ones (B, 1)
+    uncounted: Tensor  # tokens of the prompt that the length penalty does not count (B, 1)
 
     @classmethod
-    def start(cls, prompts: Tensor, config: Any) -> Beams:
+    def start(cls, prompts: Tensor, config: Any, uncounted: Tensor) -> Beams:
         """All beams on the prompts (B, T), the first one alone able to go on."""
         (sources, length), number, device = prompts.shape, config.num_beams, prompts.device
         pad, eos = config._pad_token_tensor, config._eos_token_tensor
@@ -45,7 +46,7 @@ class Beams:
         running_scores[:, 0] = 0.0
         finished = torch.zeros((sources, number), dtype=torch.bool, device=device)
         improvable = torch.ones((sources, 1), dtype=torch.bool, device=device)
-        return cls(running, running_scores, parents, running, scores, parents, finished, improvable)
+        return cls(running, running_scores, parents, running, scores, parents, finished, improvable, uncounted)
 
     def select(self, sources: Tensor) -> Beams:
         """The beams of some sources, by index."""
@@ -101,7 +102,7 @@ class Beams:
             top_num_beam_mask=torch.arange(width, device=ended.device) < number,
             num_beams=number,
             cur_len=length,
-            decoder_prompt_len=prompt,
+            decoder_prompt_len=self.uncounted,
             **rules,
         )
         improvable = model._check_early_stop_heuristic(
@@ -111,12 +112,12 @@ class Beams:
             is_sent_finished=finished,
             cur_len=length + 1,
             max_length=config.max_length,
-            decoder_prompt_len=prompt,
+            decoder_prompt_len=self.uncounted,
             **rules,
         )
         goes_on = model._beam_search_has_unfinished_sequences(improvable, finished, ended, config.early_stopping)
         after = (running, running_scores, running_parents, sequences, best, best_parents, finished, improvable)
-        return Beams(*after), goes_on
+        return Beams(*after, self.uncounted), goes_on
 
 
 def best_of(scores: Tensor, number: int) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,7 @@ def generate_texts(model: Any, form: TextForm, batch: dict[str, Tensor], search:
     options: dict[str, Any] = {}
     if search.num_beams > 1:
         options = {"length_penalty": search.length_penalty, "early_stopping": search.early_stopping}
+        options |= {"count_prompt": True} if search.length_norm == "prompt" else {}
     if isinstance(form, Seq2SeqForm):
         options |= {"min_length": search.min_length, "max_length": search.max_length}
     else:

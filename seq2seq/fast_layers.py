@@ -1,18 +1,17 @@
-"""Layers of a model in a faster form for inference on a CPU; what they compute is the same up to rounding.
+"""Layers of a model in a faster form; what they compute is the same up to rounding.
 
-Linear layers: weights in the memory layout that the matrix products want. A product of a few rows with a weight
-matrix, as in every step of a generation, otherwise spends much of its time on rearranging the weights, again in every
-step. Library (oneDNN, part of torch) and layout are those of torch.compile's freezing. It costs a second copy of the
-weights while it lasts.
+GPT-2's GELU: one pass over memory instead of eight, and one tensor kept for the backward pass instead of four.
 
-GPT-2's GELU: one pass over memory instead of eight.
+Linear layers on a CPU, for inference: weights in the memory layout that the matrix products want. A product of a few
+rows with a weight matrix, as in every step of a generation, otherwise spends much of its time on rearranging the
+weights, again in every step. Library (oneDNN, part of torch) and layout are those of torch.compile's freezing. It costs
+a second copy of the weights while it lasts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +21,33 @@ from transformers.pytorch_utils import Conv1D
 SMALL = 256 * 256  # weights: a smaller float32 matrix is multiplied faster as it is
 
 
+class FusedGELU(nn.GELU):
+    """GPT-2's GELU, the one with tanh, as one operation."""
+
+    def __init__(self) -> None:
+        super().__init__(approximate="tanh")
+
+
+def fuse_gelu(model: nn.Module) -> None:
+    """Replace every GELU that transformers writes out in Python by the fused one."""
+    _replace(model, NewGELUActivation, FusedGELU)
+
+
+def unfuse_gelu(model: nn.Module) -> None:
+    """Undo `fuse_gelu`."""
+    _replace(model, FusedGELU, NewGELUActivation)
+
+
+def _replace(model: nn.Module, old: type[nn.Module], new: type[nn.Module]) -> None:
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is old:
+                setattr(module, name, new())
+
+
 @contextmanager
 def fast_layers(model: nn.Module) -> Iterator[None]:
-    """While open, the layers of a model compute in their faster form; for inference, gradients are lost.
+    """While open, the linear layers of a model multiply with packed weights; for inference, gradients are lost.
 
     Others stay as they are: those on other devices than the CPU, and precisions that oneDNN lacks. Weights that are
     changed meanwhile are not seen.
@@ -41,8 +64,6 @@ def fast_layers(model: nn.Module) -> Iterator[None]:
 
 
 def _faster(layer: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    if type(layer) is NewGELUActivation:
-        return partial(nn.functional.gelu, approximate="tanh")
     if type(layer) is nn.Linear:
         return _packed(layer.weight, layer.bias)
     if type(layer) is Conv1D:

@@ -2,7 +2,7 @@
 
     generate ─► transformers prepares the inputs, the limits and the score processors as always
              └► beam_search   prompt and source once for each source, not for each beam       beam_cache.py
-                              one token: attention over shared keys                           step_attention.py
+                              one token: attention over shared keys                           product_attention.py
                               finished sources leave the batch
 
 Results are those of transformers' `generate`, up to rounding. Greedy search, sampling and every option that beam_search
@@ -28,8 +28,9 @@ from seq2seq.beam_state import Beams
 from seq2seq.fast_layers import fast_layers
 from seq2seq.prefix_attention import disable_prefix, enable_prefix
 from seq2seq.score_rules import apply_rules
+from seq2seq.utils import UserError
 
-# Models whose attention and masks are the plain ones that step_attention.py computes.
+# Models whose attention and masks are the plain ones that product_attention.py computes.
 FAMILIES = ("bart", "gpt2", "llama", "mbart")
 # What `generate` takes besides the settings of its configuration, as far as beam_search knows it.
 INPUTS = {"input_ids", "inputs", "attention_mask", "encoder_outputs", "decoder_input_ids", "generation_config"}
@@ -64,19 +65,27 @@ ROW_BY_ROW = {
 }
 
 
-def generate(model: Any, *args: Any, drop_finished: bool = True, **options: Any) -> Any:
+def generate(model: Any, *args: Any, drop_finished: bool = True, count_prompt: bool = False, **options: Any) -> Any:
     """transformers' `model.generate(*args, **options)`, faster in beam search, with the same result.
 
     Args:
         model: a base model, or anything with a `generate` of its own, which is then called.
         drop_finished: sources that are done leave the batch. False where something that belongs to single sources
             enters the model from outside.
+        count_prompt: the length penalty counts a decoder's prompt (its tokens, not its padding) as well, as the
+            authors' library did; transformers' own search does not.
+
+    Raises UserError for count_prompt with options that only transformers' own beam search knows.
     """
     if not isinstance(model, PreTrainedModel) or not _is_plain_beam_search(model, args, options):
-        return model.generate(*args, **options)
+        if not count_prompt or options.get("num_beams", 1) == 1:
+            return model.generate(*args, **options)
+        if isinstance(model, PreTrainedModel):
+            raise UserError("--length_norm prompt: goes with plain beam search alone; leave the other options out")
+        return model.generate(*args, count_prompt=True, **options)
 
     def search(model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
-        return beam_search(model, input_ids, drop_finished=drop_finished, **prepared)
+        return beam_search(model, input_ids, drop_finished=drop_finished, count_prompt=count_prompt, **prepared)
 
     stock = not model.config._attn_implementation.startswith("prefix_")
     enable_prefix(model)
@@ -112,6 +121,7 @@ def beam_search(
     stopping_criteria: StoppingCriteriaList,
     generation_config: Any,
     drop_finished: bool = True,
+    count_prompt: bool = False,
     **inputs: Any,
 ) -> Tensor:
     """The best sequences (B · num_return_sequences, at most M) for inputs that `generate` has prepared.
@@ -124,7 +134,8 @@ def beam_search(
     length = prompt = input_ids.shape[1]
     drop_finished = drop_finished and all(type(rule) in ROW_BY_ROW for rule in (*logits_processor, *stopping_criteria))
     decoder = _Decoder(model, input_ids[::number], number, config.max_length - prompt, inputs)
-    beams = best = Beams.start(input_ids[::number], config)
+    uncounted = decoder.padding() if count_prompt else torch.full_like(input_ids[::number, :1], prompt)
+    beams = best = Beams.start(input_ids[::number], config, uncounted)
     places = torch.arange(len(beams.running), device=input_ids.device)  # of the sources that are still in the batch
     log_probs = decoder.prefill()
     while True:
@@ -162,6 +173,12 @@ class _Decoder:
             prompt_mask = mask
         self.positions = (prompt_mask.long().cumsum(-1) - 1).masked_fill(prompt_mask == 0, 0)
         self.cache = BeamCache(model, beams, steps, prompt_mask, source_mask)
+
+    def padding(self) -> Tensor:
+        """How many tokens of each prompt are padding (B, 1); an encoder-decoder's has none."""
+        if self.mask is None or self.encoded is not None:
+            return torch.zeros_like(self.prompts[:, :1])
+        return (self.mask == 0).sum(1, keepdim=True)
 
     def prefill(self) -> Tensor:
         """Log-probabilities of the first new token (B·N, V), from one pass over the prompt of each source (B, T)."""

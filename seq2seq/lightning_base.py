@@ -3,7 +3,7 @@
     BaseTransformer            a base model and its tokenizer; AdamW; losses; resumable order and randomness
       └─ PrefixTransformer     a prefix (prefixTuning.py) in front of its keys and values
 
-Shapes: B batch, S source length, T target length, V vocabulary.
+Shapes: B batch, S source length, T target length, N target tokens of a batch, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from transformers import get_constant_schedule_with_warmup, get_linear_schedule_
 
 from seq2seq.arguments import Arguments
 from seq2seq.callbacks import total_steps
+from seq2seq.losses import logits_at, next_tokens, target_positions
 from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.text_forms import IGNORE
 from seq2seq.tuning import Tuned, tune
@@ -63,28 +64,36 @@ class BaseTransformer(pl.LightningModule):
 
     def loss(self, batch: dict[str, Tensor], label_smoothing: float = 0.0) -> Tensor:
         """The batch's cross-entropy (labels -100 carry none), averaged as `average_loss` says."""
-        return self.average_loss(*self.predictions(batch), label_smoothing)
+        return self.average_loss(*self.predictions(batch), len(batch["labels"]), label_smoothing)
 
-    def average_loss(self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Mean cross-entropy over target tokens of logits (B, T, V) and targets (B, T), -100 carries none, in float32.
+    def average_loss(self, logits: Tensor, targets: Tensor, rows: int, label_smoothing: float = 0.0) -> Tensor:
+        """Mean cross-entropy of the logits (N, V) of a batch's target tokens (N,) from `rows` examples, in float32.
 
         With smoothing ε: (1-ε)·nll + ε/V·Σ_v -log p, mean over tokens.
         """
-        return torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, label_smoothing=label_smoothing
-        )
+        return torch.nn.functional.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+
+    def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+        """Find a training batch's targets on the CPU: counting them on a GPU would wait for all work before."""
+        return {**batch, "positions": target_positions(self.targets(batch))} if self.trainer.training else batch
+
+    def targets(self, batch: dict[str, Tensor]) -> Tensor:
+        """The token to predict at each position (B, T), -100 where there is none."""
+        return batch["labels"] if self.model.config.is_encoder_decoder else next_tokens(batch["labels"])
 
     def predictions(self, batch: dict[str, Tensor], model: Any = None) -> tuple[Tensor, Tensor]:
-        """Logits (B, T, V) and the tokens that they predict (B, T), -100 where there is nothing to predict.
+        """Logits (N, V) of the batch's target tokens alone, and these tokens (N,).
 
         model: another than the module's own, for example a teacher.
         """
-        model, labels = model or self.model, batch["labels"]
-        inputs: dict[str, Any] = {name: batch[name] for name in batch if name not in ("labels", "index")}
-        inputs["use_cache"] = False
+        model, targets = model or self.model, self.targets(batch)
+        inputs: dict[str, Any] = {name: batch[name] for name in batch if name not in ("labels", "index", "positions")}
         if model.config.is_encoder_decoder:
-            return model(decoder_input_ids=shift_right(labels, model.config), **inputs).logits, labels
-        return model(**inputs).logits[:, :-1], labels[:, 1:]
+            inputs["decoder_input_ids"] = shift_right(batch["labels"], model.config)
+        positions = batch["positions"] if "positions" in batch else target_positions(targets)
+        with logits_at(model.model if isinstance(model, Tuned) else model, positions):
+            logits = model(**inputs, use_cache=False).logits.flatten(0, 1)  # [0] would fill all of it with zeros backward
+        return logits, targets.flatten()[positions]
 
     def learn_from(self, teacher: PreTrainedModel) -> None:
         """Distil: mix KL(teacher‖student) on the target tokens into the loss, --distill_weight of it.
@@ -100,12 +109,12 @@ class BaseTransformer(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits, targets = self.predictions(batch)
-        loss = self.average_loss(logits, targets, self.arguments.label_smoothing)
+        loss = self.average_loss(logits, targets, len(batch["labels"]), self.arguments.label_smoothing)
         if self.teacher is not None:
             with torch.no_grad():
                 theirs, _ = self.predictions(batch, self.teacher.eval())
             weight = self.arguments.distill_weight
-            loss = (1 - weight) * loss + weight * distillation_loss(logits, theirs, targets)
+            loss = (1 - weight) * loss + weight * distillation_loss(logits, theirs)
         size = len(batch["input_ids"])
         self.examples_seen += size
         self.log("train_loss", loss.detach(), batch_size=size)
@@ -177,13 +186,12 @@ class PrefixTransformer(BaseTransformer):
         return self.model
 
 
-def distillation_loss(student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
-    """KL(teacher‖student) of logits (B, T, V), in float32, mean over the target tokens (B, T), -100 is none.
+def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher‖student) of the logits (N, V) of target tokens, in float32, mean over tokens.
 
     Source: Hinton, Vinyals and Dean 2015, at temperature 1. The authors' code also counts source and padding.
     """
-    of_target = targets != IGNORE
-    theirs, ours = (logits[of_target].float().log_softmax(-1) for logits in (teacher, student))
+    theirs, ours = (logits.float().log_softmax(-1) for logits in (teacher, student))
     return torch.nn.functional.kl_div(ours, theirs, log_target=True, reduction="batchmean")
 
 

@@ -52,6 +52,8 @@ def load_base(arguments: Arguments, task: Task, family: Family) -> tuple[PreTrai
     A base that stays frozen is in bfloat16 under --precision bf16, any other in float32.
     Raises UserError for a base that is not there, of the other family, or with too few positions for the task.
     """
+    if not arguments.model_name_or_path and not family.carried_base.is_dir():
+        raise UserError(f"--model_name_or_path: name a base such as {family.examples}; the package carries none yet")
     name = arguments.model_name_or_path or str(family.carried_base)
     model, tokenizer = load_pretrained(name, arguments, family)
     if arguments.mode in ("prefixtune", "adaptertune") and resolve_precision(arguments.precision) == "bf16":

@@ -27,7 +27,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from seq2seq.step_attention import attend_one_token
+from seq2seq.fast_layers import fuse_gelu, unfuse_gelu
+from seq2seq.product_attention import attend_by_products, attend_one_token, products_pay
 from seq2seq.utils import UserError
 
 KEYWORD = "prefix_key_values"  # the keyword argument under which the prefix travels
@@ -170,7 +171,7 @@ def _attend_with_prefix(attend: Callable[..., Any]) -> Callable[..., Any]:
         if live is not None and live.recorded is not None:
             live.recorded[module] = key, value
         beams_share = len(query) != len(key)
-        if beams_share or attend is sdpa_attention_forward and live is not None and live.serves_all(module, query):
+        if beams_share or attend is _sdpa and live is not None and live.serves_all(module, query):
             return _attend_one_token(live, module, query, key, value, attention_mask, **kwargs)
         prefix = live.take(module, key.shape[0], key.dtype) if live is not None else None
         if prefix is None:
@@ -178,9 +179,7 @@ def _attend_with_prefix(attend: Callable[..., Any]) -> Callable[..., Any]:
         is_causal = kwargs.pop("is_causal", None)
         visible = live.visible if live is not None else None
         if attention_mask is None and (module.is_causal if is_causal is None else is_causal) and query.shape[2] > 1:
-            attention_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=key.device).tril()[
-                None, None
-            ]
+            attention_mask = _causal_mask(query, key)
         if attention_mask is not None and visible is None:
             shown = True if attention_mask.dtype == torch.bool else 0.0
             attention_mask = nn.functional.pad(attention_mask, (prefix[0].shape[2], 0), value=shown)
@@ -232,13 +231,41 @@ def _mask_behind(visible: Tensor, own: Tensor | None, query: Tensor, key: Tensor
     return torch.cat((columns, own.expand(len(query), -1, -1, -1)), dim=3)
 
 
+def _sdpa(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """transformers' sdpa attention, or the same by matrix products where they are faster."""
+    options: dict[str, Any] = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
+    unusual = any(kwargs.get(name) is not None for name in ("position_bias", "softcap", "cache"))
+    if unusual or not products_pay(query, key, dropout):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options, **kwargs)
+    causal = attention_mask is None and (module.is_causal if is_causal is None else is_causal)
+    if causal and query.shape[2] > 1:
+        attention_mask = _causal_mask(query, key)
+    scaling = query.shape[3] ** -0.5 if scaling is None else scaling
+    return attend_by_products(query, key, value, attention_mask, scaling, dropout), None
+
+
+def _causal_mask(query: Tensor, key: Tensor) -> Tensor:
+    """Which own keys each query sees (1, 1, T, S)."""
+    return torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=key.device).tril()[None, None]
+
+
 def _eager(module: nn.Module, *args: Any, is_causal: bool | None = None, **kwargs: Any) -> Any:
     """The model's own eager attention (each modeling file has one); its additive mask is already causal."""
     return sys.modules[type(module).__module__].eager_attention_forward(module, *args, **kwargs)  # type: ignore[attr-defined]
 
 
 # The mask function must be registered under the same name: without it transformers builds no mask and padding is seen.
-AttentionInterface.register("prefix_sdpa", _attend_with_prefix(sdpa_attention_forward))
+AttentionInterface.register("prefix_sdpa", _attend_with_prefix(_sdpa))
 AttentionMaskInterface.register("prefix_sdpa", sdpa_mask)
 AttentionInterface.register("prefix_eager", _attend_with_prefix(_eager))
 AttentionMaskInterface.register("prefix_eager", eager_mask)
@@ -246,6 +273,8 @@ AttentionMaskInterface.register("prefix_eager", eager_mask)
 
 def enable_prefix(model: PreTrainedModel) -> None:
     """Switch a model's attention to the form that looks for a prefix; without one it computes what it always did.
+
+    GPT-2's GELU becomes the fused one.
 
     Raises UserError for attention implementations other than sdpa and eager.
     """
@@ -257,13 +286,15 @@ def enable_prefix(model: PreTrainedModel) -> None:
     if getattr(model.config, "reorder_and_upcast_attn", False):
         raise UserError("reorder_and_upcast_attn computes attention outside the pluggable function; set it to False")
     model.set_attn_implementation(f"prefix_{current}")
+    fuse_gelu(model)
 
 
 def disable_prefix(model: PreTrainedModel) -> None:
-    """Give the model its stock attention back."""
+    """Give the model its stock attention and GELU back."""
     current = model.config._attn_implementation
     if current.startswith("prefix_"):
         model.set_attn_implementation(current.removeprefix("prefix_"))
+        unfuse_gelu(model)
 
 
 @contextmanager

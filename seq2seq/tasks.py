@@ -38,6 +38,8 @@ class Search:
     """No n tokens in a row occur twice in one output; 0 = no such ban."""
     early_stopping: bool
     """Stop as soon as num_beams hypotheses have ended."""
+    length_norm: Literal["target", "prompt"] = "target"
+    """Decoders: the length of the length penalty is the output's, or the prompt's and the output's (the authors')."""
 
     def __post_init__(self) -> None:
         if self.num_beams < 1:

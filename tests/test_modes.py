@@ -154,11 +154,10 @@ class TestStarts:
 class TestDistillation:
     def test_the_loss_is_the_kl_on_target_tokens(self):
         torch.manual_seed(0)
-        student, teacher = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
-        targets = torch.tensor([[1, 4, -100], [2, -100, -100]])
+        student, teacher = torch.randn(3, 5), torch.randn(3, 5)
         p, q = teacher.softmax(-1), student.softmax(-1)
-        by_hand = sum(float((p[b, t] * (p[b, t] / q[b, t]).log()).sum()) for b, t in ((0, 0), (0, 1), (1, 0))) / 3
-        assert distillation_loss(student, teacher, targets).item() == pytest.approx(by_hand, rel=1e-5)
+        by_hand = sum(float((p[n] * (p[n] / q[n]).log()).sum()) for n in range(3)) / 3
+        assert distillation_loss(student, teacher).item() == pytest.approx(by_hand, rel=1e-5)
 
     def test_a_prefix_comes_nearer_to_its_teacher(self, family, tmp_path):
         teacher = start(**{**family, "mode": "finetune", "max_steps": 10, "n_val": 0}, output_dir=tmp_path / "teacher")

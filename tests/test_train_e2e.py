@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from small_runs import start, write_text
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gpt2.run_language_modeling import GPT2
+from gpt2.run_language_modeling import GPT2, run
 from gpt2.trainer_prefix import LanguageModelingModule
 from seq2seq.arguments import parse
 from seq2seq.curves import read_rows
@@ -119,6 +120,12 @@ class TestBases:
             load_pretrained(str(small["model_name_or_path"]), parse([], "train_e2e.py"), GPT2)
         with pytest.raises(UserError, match="is a gpt2, a decoder; use train_e2e.py, or give train_bart.py"):
             load_pretrained(str(small_gpt2["model_name_or_path"]), parse([], "train_bart.py"), BART)
+
+    def test_none_is_asked_for_where_the_package_carries_none(self, monkeypatch, tmp_path):
+        monkeypatch.setattr("gpt2.run_language_modeling.GPT2", replace(GPT2, carried_base=tmp_path / "none"))
+        arguments = parse(["--task=sample_tables"], "train_e2e.py")
+        with pytest.raises(UserError, match="--model_name_or_path: name a base such as gpt2-medium"):
+            run(arguments)
 
     def test_a_base_without_a_pad_token_pads_with_its_end(self, small_gpt2, tmp_path):
         tokenizer = AutoTokenizer.from_pretrained(small_gpt2["model_name_or_path"])

@@ -1,17 +1,53 @@
-"""Attention of one new token per row, where rows share keys: the beams of a source, the whole batch the prefix.
+"""Attention written as matrix products, for the cases where that is faster than the stock kernel.
+
+One new token per row, where rows share keys (the beams of a source its own keys, the whole batch the prefix):
 
     scores   [ q · k_1 … k_P  |  q · K_1 … K_S ]      the prefix: one matrix product for all rows of a head
                   ↓ one softmax ↓                     own keys: one matrix product for all beams of a source
     output     weights · v      +  weights · V        neither is copied for a row
 
+Many tokens: a CPU's stock kernel is slow in bfloat16, above all backward, and with dropout.
+
 Shapes: R rows = B sources × N beams (next to each other), H key heads, G query heads for each key head, P prefix
-length, S own keys, D head width.
+length, T queries, S own keys, D head width.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+MOST_WEIGHTS = 2**25  # that products keep for the backward pass: 64 MB for each attention in bfloat16
+
+
+def products_pay(query: Tensor, key: Tensor, dropout: float) -> bool:
+    """Whether products are faster than the stock kernel for queries (B, H·G, T, D) and keys (B, H, S, D)."""
+    if query.device.type != "cpu":
+        return False
+    small = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2] <= MOST_WEIGHTS
+    return dropout > 0.0 or query.dtype == torch.bfloat16 and small
+
+
+def attend_by_products(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float = 0.0
+) -> Tensor:
+    """The attention output (B, T, H·G, D) of queries (B, H·G, T, D) over keys and values (B, H, S, D).
+
+    Args:
+        mask: broadcast to (B, 1, T, S): True = visible, or added to the scores; None = all visible.
+        scaling: of the scores.
+        dropout: on the weights.
+    """
+    groups = query.shape[1] // key.shape[1]
+    with torch.autocast(query.device.type, enabled=False):  # it would compute the softmax in float32
+        scores = (query * scaling).unflatten(1, (-1, groups)) @ key.unsqueeze(2).transpose(3, 4)
+        if mask is not None:
+            if mask.dtype == torch.bool:
+                lowest = torch.finfo(scores.dtype).min  # not -inf: padding that sees nothing must stay a number
+                mask = torch.zeros(mask.shape, dtype=scores.dtype, device=mask.device).masked_fill_(~mask, lowest)
+            scores = scores + mask.unsqueeze(2)
+        output = _weights(scores, dropout) @ value.unsqueeze(2)
+    return output.flatten(1, 2).transpose(1, 2)
 
 
 def attend_one_token(

@@ -1,0 +1,187 @@
+"""What makes a training step faster changes nothing in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import base, batch, check_same_step, close, exactness, prefixed, step
+from torch import Tensor
+from transformers.activations import NewGELUActivation
+
+from seq2seq import prefix_attention
+from seq2seq.fast_layers import FusedGELU
+from seq2seq.losses import logits_at, next_token_loss, next_tokens, target_positions
+from seq2seq.prefixTuning import PrefixTuning
+from seq2seq.product_attention import MOST_WEIGHTS, attend_by_products, products_pay
+
+FAMILIES = ["bart", "gpt2", "llama", "t5gemma"]
+
+
+def labelled(family: str) -> dict[str, Tensor]:
+    """A batch in which a decoder's labels leave out the sources."""
+    inputs = batch(family)
+    if family in ("gpt2", "llama"):
+        inputs["labels"][:, :2] = -100
+    return inputs
+
+
+def step_on_targets(prefix: PrefixTuning, inputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss and gradients as the Lightning modules compute them."""
+    prefix.zero_grad()
+    inputs = dict(inputs)
+    labels, is_decoder = inputs.pop("labels"), not prefix.config.is_encoder_decoder
+    if not is_decoder:
+        inputs["decoder_input_ids"] = labels.roll(1, 1).clamp(min=2)
+    targets = next_tokens(labels) if is_decoder else labels
+    positions = target_positions(targets)
+    with logits_at(prefix.model, positions):
+        logits = prefix(**inputs).logits[0]
+    loss = torch.nn.functional.cross_entropy(logits, targets.flatten()[positions])
+    loss.backward()
+    return loss.detach(), {name: p.grad.clone() for name, p in prefix.prefix.named_parameters()}
+
+
+def step_on_everything(prefix: PrefixTuning, inputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    prefix.zero_grad()
+    inputs = dict(inputs)
+    labels = inputs.pop("labels")
+    if prefix.config.is_encoder_decoder:
+        logits = prefix(**inputs, decoder_input_ids=labels.roll(1, 1).clamp(min=2)).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    else:
+        loss = next_token_loss(prefix(**inputs).logits, labels)
+    loss.backward()
+    return loss.detach(), {name: p.grad.clone() for name, p in prefix.prefix.named_parameters()}
+
+
+# -- logits of targets alone ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_loss_on_targets_is_the_loss_on_all_logits(family: str) -> None:
+    prefix, inputs = prefixed(family, "eager"), labelled(family)
+    check_same_step(step_on_targets(prefix, inputs), step_on_everything(prefix, inputs), exactness(family, "eager"))
+
+
+@pytest.mark.parametrize(("family", "targets"), [("bart", 13), ("gpt2", 9)])
+def test_the_output_layer_sees_targets_alone(family: str, targets: int) -> None:
+    prefix, seen = prefixed(family), []
+    layer = prefix.model.get_output_embeddings()
+    layer.register_forward_hook(lambda module, args, output: seen.append(tuple(output.shape[:2])))
+    step_on_targets(prefix, labelled(family))
+    prefix(**labelled(family))
+    assert seen == [(1, targets), tuple(labelled(family)["labels"].shape)]
+
+
+def test_targets_are_counted_row_by_row() -> None:
+    labels = torch.tensor([[-100, 5, 6, -100], [7, -100, -100, 8]])
+    assert target_positions(labels).tolist() == [1, 2, 4, 7]
+    assert next_tokens(labels).tolist() == [[5, 6, -100, -100], [-100, -100, 8, -100]]
+
+
+# -- attention by products ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("kind", ["none", "boolean", "added"])
+def test_products_are_the_stock_attention_forward_and_backward(kind: str, groups: int) -> None:
+    torch.manual_seed(3)
+    query = torch.randn(2, 3 * groups, 5, 4, dtype=torch.float64, requires_grad=True)
+    key, value = (torch.randn(2, 3, 7, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    visible = torch.rand(2, 1, 5, 7) > 0.4
+    visible[..., 0] = True
+    added = torch.zeros(visible.shape, dtype=torch.float64).masked_fill(~visible, torch.finfo(torch.float64).min)
+    mask = {"none": None, "boolean": visible, "added": added}[kind]
+    ours = attend_by_products(query, key, value, mask, 0.3)
+    theirs = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=0.3, enable_gqa=groups > 1
+    ).transpose(1, 2)
+    close(ours, theirs)
+    weight = torch.randn_like(ours)
+    pairs = (torch.autograd.grad((output * weight).sum(), (query, key, value)) for output in (ours, theirs))
+    for one, other in zip(*pairs, strict=True):
+        close(one, other)
+
+
+def test_a_token_that_sees_nothing_stays_a_number() -> None:
+    query, key, value = torch.randn(3, 1, 2, 4, 8)
+    mask = torch.ones(1, 1, 4, 4, dtype=torch.bool).tril(-1)
+    assert attend_by_products(query, key, value, mask, 1.0).isfinite().all()
+
+
+def test_dropout_of_the_weights() -> None:
+    torch.manual_seed(0)
+    weights = attend_by_products(torch.zeros(1, 4, 50, 2), torch.zeros(1, 4, 40, 2), torch.eye(40).expand(1, 4, -1, -1),
+                                 None, 1.0, dropout=0.25)  # fmt: skip
+    assert set(weights.mul(40).mul(0.75).round(decimals=4).flatten().tolist()) == {0.0, 1.0}
+    assert (weights == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
+
+
+def test_when_products_pay() -> None:
+    query, key = torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 5, 4)
+    long = torch.zeros(1, 1, 1, 1, dtype=torch.bfloat16).expand(1, 2, 2**12, 4)
+    assert products_pay(query.bfloat16(), key.bfloat16(), 0.0) and products_pay(query, key, 0.1)
+    assert not products_pay(query, key, 0.0) and not products_pay(query.to("meta"), key.to("meta"), 0.1)
+    assert MOST_WEIGHTS == 2 * 2**24 and products_pay(long, long, 0.0)
+    assert not products_pay(long, torch.cat((long, long[:, :, :1]), dim=2), 0.0)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", ["bart", "gpt2", "llama"])
+def test_a_step_with_products_is_the_step_with_the_stock_kernel(
+    family: str, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = prefixed(family).train()
+    prefix.model.eval()
+    stock = step(prefix, **batch(family, side))
+    calls = count_products(monkeypatch)
+    check_same_step(step(prefix, **batch(family, side)), stock)
+    assert calls
+
+
+@pytest.mark.parametrize("family", ["bart", "gpt2", "llama"])
+def test_a_site_without_prefix_stays_causal(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products are told nothing but the mask."""
+    model, inputs = base(family), {"input_ids": torch.tensor([[5, 6, 7, 8]])}
+    prefix = PrefixTuning(model, preseqlen=2, mid_dim=0, sites=("cross",) if family == "bart" else None).double()
+    stock = prefix(**inputs).logits, model(**inputs).logits
+    count_products(monkeypatch)
+    close(prefix(**inputs).logits, stock[0])
+    close(model(**inputs).logits, stock[1])
+
+
+def count_products(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Take products in every precision; a list that grows with every call."""
+    calls: list[None] = []
+
+    def spy(*args: Any) -> Tensor:
+        calls.append(None)
+        return attend_by_products(*args)
+
+    monkeypatch.setattr(prefix_attention, "products_pay", lambda *args: True)
+    monkeypatch.setattr(prefix_attention, "attend_by_products", spy)
+    return calls
+
+
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+def test_bfloat16_gradients_point_where_float32s_do(family: str) -> None:
+    exact = step(prefixed(family, dtype=torch.float32), **batch(family))
+    rounded = step(prefixed(family, dtype=torch.bfloat16), **batch(family))
+    assert rounded[0].item() == pytest.approx(exact[0].item(), rel=0.02)
+    one, other = (torch.cat([g.float().flatten() for g in gradients.values()]) for _, gradients in (exact, rounded))
+    assert torch.cosine_similarity(one, other, dim=0) > 0.99
+
+
+# -- GPT-2's GELU ---------------------------------------------------------------------------------------------------
+
+
+def test_the_fused_gelu_is_gpt2s_and_goes_with_the_prefix() -> None:
+    states = torch.linspace(-9, 9, 999, dtype=torch.float64, requires_grad=True)
+    ours, theirs = FusedGELU()(states), NewGELUActivation()(states)
+    close(ours, theirs)
+    close(*(torch.autograd.grad(x.sum(), states)[0] for x in (ours, theirs)))
+    prefix = prefixed("gpt2")
+    assert {type(block.mlp.act) for block in prefix.model.transformer.h} == {FusedGELU}
+    assert {type(block.mlp.act) for block in prefix.detach().transformer.h} == {NewGELUActivation}
