@@ -92,7 +92,7 @@ class BaseTransformer(pl.LightningModule):
             inputs["decoder_input_ids"] = shift_right(batch["labels"], model.config)
         positions = batch["positions"] if "positions" in batch else target_positions(targets)
         with logits_at(model.model if isinstance(model, Tuned) else model, positions):
-            logits = model(**inputs, use_cache=False).logits.flatten(0, 1)  # [0] would fill all of it with zeros backward
+            logits = model(**inputs, use_cache=False).logits.flatten(0, 1)  # [0] would zero it all backward
         return logits, targets.flatten()[positions]
 
     def learn_from(self, teacher: PreTrainedModel) -> None:
