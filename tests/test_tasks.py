@@ -56,6 +56,7 @@ class TestRegistry:
             "length_penalty": 1.0,
             "no_repeat_ngram_size": 3,
             "early_stopping": True,
+            "length_norm": "target",
         }
 
     @pytest.mark.parametrize("name", ["e2e", "webnlg", "dart"])
@@ -68,6 +69,7 @@ class TestRegistry:
             "length_penalty": 1.0,
             "no_repeat_ngram_size": 0,
             "early_stopping": False,
+            "length_norm": "target",
         }
 
     def test_translation_bans_no_repetition_and_has_no_minimum(self):
