@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, CacheLayerMixin, EncoderDecoderCache
+from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 
 SPARE_STEPS = 8  # squeezing starts when this many steps' columns and half of all might be dead
 
 
-class SharedLayer(CacheLayerMixin):
+class SharedLayer(DynamicLayer):
     """The keys and values of one attention, (B, H, C, D), read by all beams of a source.
 
     Keys lie in memory with the columns innermost, as the product with the queries wants them.
@@ -73,12 +73,6 @@ class SharedLayer(CacheLayerMixin):
     def get_seq_length(self) -> int:
         """Tokens that a beam has behind it."""
         return self.tokens
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.tokens + query_length, 0
-
-    def get_max_length(self) -> int:
-        return -1
 
 
 class BeamCache:
