@@ -141,6 +141,19 @@ class BaseTransformer(pl.LightningModule):
             schedule = get_linear_schedule_with_warmup(optimizer, options.warmup_steps, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of all gradients; Lightning's own way refuses a fused AdamW in mixed precision.
+
+        It does so for float16, whose gradients AdamW has yet to unscale; bfloat16's are never scaled.
+        """
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.trained_parameters(), gradient_clip_val)
+
     def place_order(self, order: Any) -> Any:
         """Put a freshly made batch order where a resumed run stopped; returns it."""
         epoch, done = self._resumed

@@ -324,6 +324,17 @@ class TestOptions:
         assert losses(other) != losses(prefix_run)
 
 
+def test_the_gradients_norm_is_clipped_over_all_parameters(small):
+    module, batch = module_of(small)
+    module.loss(batch).backward()
+    norm = lambda: torch.cat([p.grad.flatten() for p in module.trained_parameters() if p.grad is not None]).norm()  # noqa: E731
+    before = norm()
+    module.configure_gradient_clipping(None, None)
+    assert norm() == before
+    module.configure_gradient_clipping(None, before.item() / 3)
+    assert norm() == pytest.approx(before.item() / 3, rel=1e-4)
+
+
 class TestBf16:
     @pytest.fixture(scope="class")
     def runs(self, small, tmp_path_factory) -> Iterator[dict[str, Path]]:
@@ -352,7 +363,8 @@ class TestBf16:
         assert Run(runs["bf16"]).generations("test").read_bytes() == before
 
     def test_fine_tuning_keeps_its_weights_in_float32(self, small, tmp_path):
-        run = start(**{**small, "mode": "finetune", "precision": "bf16", "max_steps": 2, "output_dir": tmp_path / "r"})
+        options = {**small, "mode": "finetune", "precision": "bf16", "max_steps": 2, "max_grad_norm": 1.0}
+        run = start(**options, output_dir=tmp_path / "r")
         assert run
         assert {tensor.dtype for tensor in load_file(run / "model/model.safetensors").values()} == {torch.float32}
 
