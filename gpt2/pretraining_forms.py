@@ -21,6 +21,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from gpt2.copy_heads import start_copying
 from seq2seq.pretraining_data import UNIT, Denoiser
 from seq2seq.text_forms import IGNORE, pad_rows
 
@@ -185,3 +186,8 @@ class CausalLanguageModelling:
         """The mix for training; plain text alone for held-out text, so that bits per byte are the language model's."""
         share = 0.0 if held_out else arguments.text_to_text_share
         return TextForms(tokenizer, share, arguments.mask_ratio, arguments.span_mean)
+
+    @staticmethod
+    def start_copying(model: GPT2LMHeadModel, seed: int) -> None:
+        """Set induction heads (copy_heads.py)."""
+        start_copying(model, seed)

@@ -255,6 +255,8 @@ class PretrainArguments:
     """Shuffle the source's sentences."""
     text_to_text_share: float = 0.0
     """GPT-2: share of windows that become text-to-text forms, which teach copying; the others stay plain text."""
+    start_copying: bool = False
+    """GPT-2: set two layers of the new base as induction heads, so that it copies from the first step on."""
     valid_file: str | None = None
     """Held-out text file for bits per byte."""
 

@@ -55,6 +55,10 @@ class Objective(Protocol):
     def form(tokenizer: PreTrainedTokenizerFast, arguments: Arguments, held_out: bool) -> WindowForm:
         """What a window of text becomes, in training and in validation."""
 
+    @staticmethod
+    def start_copying(model: Any, seed: int) -> None:
+        """Give a new model heads that copy (--start_copying)."""
+
 
 class Denoising:
     """BART's denoising (Lewis et al. 2019): text infilling and sentence permutation."""
@@ -77,6 +81,10 @@ class Denoising:
         if arguments.text_to_text_share:
             raise UserError("--text_to_text_share: is for GPT-2's pretraining; BART's denoising is text-to-text itself")
         return Denoiser(tokenizer, arguments.mask_ratio, arguments.span_mean, arguments.permute_sentences)
+
+    @staticmethod
+    def start_copying(model: Any, seed: int) -> None:
+        raise UserError("--start_copying: is for GPT-2's pretraining; BART's cross-attention learns to copy by itself")
 
 
 class PretrainModule(BaseTransformer):
@@ -163,6 +171,8 @@ def load_or_create(arguments: Arguments, family: Family, files: list[Path], run:
         raise UserError(f"base_config: {reason}; see transformers' {kind} for the fields") from None
     if arguments.embeddings_from:
         _start_embeddings(model, arguments.embeddings_from)
+    if arguments.start_copying:
+        objective.start_copying(model, arguments.seed)
     return model, tokenizer
 
 
