@@ -1,0 +1,110 @@
+"""Test scores of PEFT's prefix tuning beside this project's: same base, data, steps, length, MLP width, learning rate.
+
+    python benchmarks/quality.py --config configs/e2e_mini.yaml --data_dir DIR --max_steps 1000 --output_dir DIR
+
+Takes the options of train_e2e.py. PEFT's prefix goes through the same Lightning module, so both see the same batches
+in the same order under the same optimiser; what differs is the library that puts the prefix in. PEFT decodes one source
+at a time: beside it, padding has no part in the comparison.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from gpt2.run_language_modeling import GPT2  # noqa: E402
+from gpt2.trainer_prefix import LanguageModelingModule  # noqa: E402
+from seq2seq import finetune  # noqa: E402
+from seq2seq.arguments import Arguments, parse, recipe_of  # noqa: E402
+from seq2seq.decoding import decode  # noqa: E402
+from seq2seq.loading import load_base  # noqa: E402
+from seq2seq.records import Record, first_of_each_part, load_records  # noqa: E402
+from seq2seq.report import Report  # noqa: E402
+from seq2seq.runs import Run  # noqa: E402
+from seq2seq.training import fit, quiet_libraries, restore_best  # noqa: E402
+from seq2seq.utils import UserError, command  # noqa: E402
+
+OURS, THEIRS = "prefixtuning", "peft"
+
+
+class PeftModule(LanguageModelingModule):
+    """LanguageModelingModule whose model is PEFT's prefix on the frozen base."""
+
+    def __init__(self, arguments: Arguments, model: Any, *rest: Any) -> None:
+        from peft import PrefixTuningConfig, get_peft_model
+
+        super().__init__(replace(arguments, mode="finetune"), model, *rest)
+        torch.manual_seed(arguments.seed)
+        config = PrefixTuningConfig(
+            task_type="CAUSAL_LM",
+            num_virtual_tokens=arguments.preseqlen,
+            prefix_projection=bool(arguments.mid_dim),
+            encoder_hidden_size=arguments.mid_dim or None,
+        )
+        self.model = get_peft_model(model, config)
+
+    def predictions(self, batch: dict[str, Tensor], model: Any = None) -> tuple[Tensor, Tensor]:
+        """Logits (N, V) of the target tokens and these tokens (N,), through PEFT's own forward."""
+        targets = self.targets(batch).flatten()
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        logits = self.model(**inputs, use_cache=False).logits.flatten(0, 1)
+        return logits[targets != -100], targets[targets != -100]
+
+
+def records_of(arguments: Arguments, split: Any, limit: int | None) -> list[Record]:
+    """A split as training reads it."""
+    items = load_records(finetune.chosen_task(arguments), arguments.data_dir, split).items
+    return items if limit is None else first_of_each_part(items, limit)
+
+
+def train_peft(arguments: Arguments) -> None:
+    """Fit PEFT's prefix, decode the test records, write generations and scores as every run does."""
+    task = finetune.chosen_task(arguments)
+    run = Run.create(str(arguments.output_dir), overwrite=arguments.overwrite)
+    run.write_config(recipe_of(arguments))
+    model, tokenizer = load_base(arguments, task, GPT2)
+    form = GPT2.form(arguments, tokenizer)
+    train, val = (records_of(arguments, split, limit) for split, limit in (("train", arguments.n_train), ("val", None)))
+    module = PeftModule(arguments, model, tokenizer, form, task, train, val)
+    fit(module, run, arguments, "val_loss", title=f"PEFT on {task.name}")
+    restore_best(module, run)
+    records = records_of(arguments, "test", arguments.n_test)
+    one_by_one = replace(arguments, eval_bsz=1)
+    texts = decode(module.model.eval(), form, records, task, one_by_one, THEIRS)
+    report = Report(task, records, {THEIRS: texts}, lead=False)
+    run.append_generations("test", report.generations())
+    run.update_metrics(report.metrics("test"))
+
+
+def table(directory: Path, metrics: tuple[str, ...]) -> str:
+    """A Markdown table of both runs' test scores."""
+    lines = [f"| | {' | '.join(metrics)} |", "|---|" + "---|" * len(metrics)]
+    for name in (OURS, THEIRS):
+        scores = Run(directory / name).read_metrics()["test"]
+        lines.append(f"| {name} | " + " | ".join(f"{scores[metric]['score']:.2f}" for metric in metrics) + " |")
+    return "\n".join(lines)
+
+
+def compare(arguments: Arguments) -> None:
+    """Train and score both, then print the table."""
+    if arguments.mode != "prefixtune" or arguments.n_val:
+        raise UserError(
+            "quality.py: compares --mode prefixtune with --n_val 0, the checkpoint chosen by validation loss"
+        )
+    quiet_libraries()
+    directory = Path(arguments.output_dir or "runs/quality")
+    arguments = replace(arguments, baselines="none")
+    finetune.run(replace(arguments, output_dir=str(directory / OURS)), GPT2)
+    train_peft(replace(arguments, output_dir=str(directory / THEIRS)))
+    print(table(directory, finetune.chosen_task(arguments).metrics))
+
+
+if __name__ == "__main__":
+    sys.exit(command(lambda: compare(parse(None, "quality.py", default_task="sample_tables"))))

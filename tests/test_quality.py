@@ -1,0 +1,39 @@
+"""The comparison with PEFT trains both on the same batches and scores both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("peft")
+
+from small_runs import flags  # noqa: E402
+
+from benchmarks.quality import compare  # noqa: E402
+from seq2seq.arguments import Arguments, parse  # noqa: E402
+from seq2seq.curves import read_rows  # noqa: E402
+from seq2seq.runs import Run  # noqa: E402
+from seq2seq.utils import UserError  # noqa: E402
+
+
+def arguments_of(options: dict[str, Any], **more: Any) -> Arguments:
+    given = {name: value for name, value in {**options, **more}.items() if name != "program"}
+    return parse(flags(**given), "train_e2e.py")
+
+
+def test_both_are_trained_and_scored_alike(small_gpt2: dict[str, Any], tmp_path: Any, capsys: Any) -> None:
+    compare(arguments_of(small_gpt2, n_val=0, max_steps=3, output_dir=tmp_path))
+    rows = {name: read_rows(Run(tmp_path / name).metrics_csv) for name in ("prefixtuning", "peft")}
+    assert len(rows["peft"]) == len(rows["prefixtuning"])
+    # other random prefixes on the same batches of the same base: losses are near, not equal
+    first = [float(rows[name][0]["train_loss"]) for name in rows]
+    assert first[0] == pytest.approx(first[1], rel=0.2) and first[0] != first[1]
+    assert len(Run(tmp_path / "peft").read_generations("test")) == 5
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in shown[-2:]] == ["| prefixtuning", "| peft"]
+
+
+def test_other_modes_are_refused(small_gpt2: dict[str, Any], tmp_path: Any) -> None:
+    with pytest.raises(UserError, match="quality.py: compares --mode prefixtune"):
+        compare(arguments_of(small_gpt2, mode="finetune", output_dir=tmp_path))
