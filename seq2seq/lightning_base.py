@@ -19,6 +19,7 @@ from transformers import get_constant_schedule_with_warmup, get_linear_schedule_
 from seq2seq.arguments import Arguments
 from seq2seq.callbacks import total_steps
 from seq2seq.losses import logits_at, next_tokens, target_positions
+from seq2seq.prefix_attention import attention_can_change, disable_prefix, enable_prefix
 from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.text_forms import IGNORE
 from seq2seq.tuning import Tuned, tune
@@ -162,8 +163,17 @@ class BaseTransformer(pl.LightningModule):
         return order
 
     def on_fit_start(self) -> None:
-        """Switch dropout on: a loaded base comes in eval mode, and Lightning leaves it there."""
+        """Switch on dropout (a loaded base comes in eval mode, Lightning leaves it there) and the fast attention."""
         self.train()
+        base = self.model.model if isinstance(self.model, Tuned) else self.model
+        self._stock = base if attention_can_change(base) else None
+        if self._stock is not None:
+            enable_prefix(base)
+
+    def on_fit_end(self) -> None:
+        """Give a base that came with stock attention its own back."""
+        if self._stock is not None:
+            disable_prefix(self._stock)
 
     def on_train_epoch_start(self) -> None:
         batch_order(self.trainer.train_dataloader).set_epoch(self.current_epoch)

@@ -271,10 +271,16 @@ AttentionInterface.register("prefix_eager", _attend_with_prefix(_eager))
 AttentionMaskInterface.register("prefix_eager", eager_mask)
 
 
+def attention_can_change(model: PreTrainedModel) -> bool:
+    """Whether the model has stock attention that `enable_prefix` can replace."""
+    upcast = getattr(model.config, "reorder_and_upcast_attn", False)
+    return model.config._attn_implementation in ("sdpa", "eager") and not upcast
+
+
 def enable_prefix(model: PreTrainedModel) -> None:
     """Switch a model's attention to the form that looks for a prefix; without one it computes what it always did.
 
-    GPT-2's GELU becomes the fused one.
+    It computes it faster where product_attention.py pays, and GPT-2's GELU becomes the fused one.
 
     Raises UserError for attention implementations other than sdpa and eager.
     """

@@ -335,6 +335,20 @@ def test_the_gradients_norm_is_clipped_over_all_parameters(small):
     assert norm() == pytest.approx(before.item() / 3, rel=1e-4)
 
 
+def test_while_fine_tuning_attention_is_the_fast_one(small):
+    module, batch = module_of(small, mode="finetune")
+    stock = module.loss(batch)
+    module.on_fit_start()
+    assert module.model.config._attn_implementation == "prefix_sdpa"
+    assert module.eval().loss(batch).item() == pytest.approx(stock.item(), rel=1e-6)
+    module.on_fit_end()
+    assert module.model.config._attn_implementation == "sdpa"
+    prefix, _ = module_of(small)
+    prefix.on_fit_start()
+    prefix.on_fit_end()
+    assert prefix.model.config._attn_implementation == "prefix_sdpa"
+
+
 class TestBf16:
     @pytest.fixture(scope="class")
     def runs(self, small, tmp_path_factory) -> Iterator[dict[str, Path]]:
