@@ -13,7 +13,7 @@ GPT2 = $(BIN)/python gpt2/train_e2e.py $(WHERE)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint xsum xsum_news xsum_news_sport cnn_dm scitldr wmt16_en_ro \
-	e2e webnlg dart sample_tables pretrain_bart pretrain_gpt2 experiment tune clean
+	e2e webnlg dart e2e_mini webnlg_mini dart_mini sample_tables pretrain_bart pretrain_gpt2 experiment tune clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -56,11 +56,20 @@ wmt16_en_ro: setup ## WMT16 English to Romanian
 e2e: setup ## E2E with the paper's recipe (GPT-2)
 	$(GPT2) --task e2e $(ARGS)
 
+e2e_mini: setup ## E2E on the carried gpt2-mini
+	$(GPT2) --config configs/e2e_mini.yaml $(ARGS)
+
 webnlg: setup ## WebNLG 2017 with the paper's recipe
 	$(GPT2) --task webnlg $(ARGS)
 
+webnlg_mini: setup ## WebNLG 2017 on the carried gpt2-mini
+	$(GPT2) --config configs/webnlg_mini.yaml $(ARGS)
+
 dart: setup ## DART with the paper's recipe
 	$(GPT2) --task dart $(ARGS)
+
+dart_mini: setup ## DART on the carried gpt2-mini
+	$(GPT2) --config configs/dart_mini.yaml $(ARGS)
 
 sample_tables: setup ## the carried tables on the carried gpt2-mini
 	$(GPT2) --task sample_tables $(ARGS)

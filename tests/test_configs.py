@@ -45,7 +45,8 @@ class TestEveryRecipe:
     def test_names_a_task_that_is_there(self, recipe):
         options = yaml.safe_load(recipe.read_text())
         if options["mode"] != "pretrain" and not recipe.stem.startswith("custom"):
-            assert options["task"] in TASKS and recipe.stem in (options["task"], f"{options['task']}_{options['mode']}")
+            task = options["task"]
+            assert task in TASKS and recipe.stem in (task, f"{task}_{options['mode']}", f"{task}_mini")
 
 
 class TestThePapersFigures:
