@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from seq2seq.arguments import Arguments
 
 END_OF_TEXT = "<|endoftext|>"
+POSITIONS = UNIT + 2  # <eos> before a window of UNIT tokens, and one to predict; a longer pair stays plain text
 SHORTEST = 6  # tokens; a window below it stays plain text
 PIECE_WORDS = 4  # words of a piece, at most
 OTHER_WORDS = 0.5  # share of the words that are neither names nor numbers among the key words, at most
@@ -67,8 +68,9 @@ class TextForms:
         sentences = self.denoiser.whole_sentences(window)
         if rng.random() >= self.share or len(sentences) < SHORTEST:
             return window[:0], window
-        form = self.forms[int(rng.integers(len(self.forms)))]
-        return form(sentences, rng), sentences
+        source = self.forms[int(rng.integers(len(self.forms)))](sentences, rng)
+        row = len(source) + len(sentences) + 2 * (len(self.blank) + 1)
+        return (source, sentences) if row <= POSITIONS else (window[:0], window)
 
     def collate(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, torch.Tensor]:
         """input_ids, attention_mask, labels, each (B, T): ` source <eos> target <eos>`, loss on the target alone."""
@@ -149,7 +151,7 @@ class CausalLanguageModelling:
     """Causal language modelling for --mode pretrain: the model, its tokenizer and the form of its text."""
 
     config_class, model_class = GPT2Config, GPT2LMHeadModel
-    positions = UNIT + 2  # <eos> before a window of UNIT tokens, and one to predict
+    positions = POSITIONS
 
     @staticmethod
     def tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:

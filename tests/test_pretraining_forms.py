@@ -9,7 +9,7 @@ import pytest
 from small_runs import write_text
 
 from gpt2.pretraining_forms import END_OF_TEXT, CausalLanguageModelling, TextForms
-from seq2seq.pretraining_data import text_files, train_tokenizer
+from seq2seq.pretraining_data import UNIT, text_files, train_tokenizer
 from seq2seq.text_forms import IGNORE
 
 TEXT = "In May 1987 Alba Morrow of Port Ellis opened the old mill. It sells bread, rope and 40 kinds of tea."
@@ -49,6 +49,14 @@ class TestForms:
         batch = form.collate([form.from_window(window, np.random.default_rng(0))])
         assert batch["input_ids"][0].tolist() == [2, *window.tolist()]
         assert batch["labels"][0].tolist() == [IGNORE, *window.tolist()]
+
+    def test_a_pair_beyond_the_positions_stays_plain_text(self, tokenizer, window):
+        form = forms(tokenizer)
+        long = np.tile(window, 1 + UNIT // len(window))[:UNIT]
+        for seed in range(20):
+            source, text = form.from_window(long, np.random.default_rng(seed))
+            assert form.collate([(source, text)])["input_ids"].shape[1] <= CausalLanguageModelling.positions
+            assert len(source) or text is long
 
     def test_a_source_stands_before_the_text_and_has_no_loss(self, tokenizer, window):
         form = forms(tokenizer)
