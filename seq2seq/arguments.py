@@ -187,6 +187,8 @@ class OptimisationArguments:
     """Seeds initialisation, order, dropout and noise."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    compile: bool = False
+    """torch.compile the base's forward: the first steps take minutes; pays, if at all, in long trainings."""
 
 
 @dataclass
@@ -300,6 +302,13 @@ class Arguments(
         for name in ("learning_rate", "span_mean", "max_minutes"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise UserError(f"--{name} {getattr(self, name)}: must be above 0")
+        others = {f"--mode {self.mode}": self.mode not in ("prefixtune", "finetune"),
+                  f"--prefix_mode {self.prefix_mode}": self.prefix_mode == "embedding",
+                  f"--format_mode {self.format_mode}": self.format_mode == "infix",
+                  "--gradient_checkpointing": self.gradient_checkpointing}  # fmt: skip
+        if self.compile and any(others.values()):
+            other = next(name for name, given in others.items() if given)
+            raise UserError(f"--compile: does not go with {other}; leave one of them out")
         if not self.do_train and not self.prefix_model_path:
             raise UserError("--do_train no: say which run to decode with --prefix_model_path RUN")
         if self.do_train and self.prefix_model_path and self.mode not in ("prefixtune", "bothtune"):

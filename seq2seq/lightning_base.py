@@ -19,6 +19,7 @@ from transformers import get_constant_schedule_with_warmup, get_linear_schedule_
 from seq2seq.arguments import Arguments
 from seq2seq.callbacks import total_steps
 from seq2seq.losses import logits_at, next_tokens, target_positions
+from seq2seq.padding import holds_padding, padding_known
 from seq2seq.prefix_attention import attention_can_change, disable_prefix, enable_prefix
 from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.text_forms import IGNORE
@@ -27,6 +28,8 @@ from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+NO_INPUTS = ("labels", "index", "positions", "padded")  # of a batch: what the model's forward does not take
 
 
 class BaseTransformer(pl.LightningModule):
@@ -51,8 +54,12 @@ class BaseTransformer(pl.LightningModule):
         self.examples_seen = 0
         self._resumed: tuple[int, int] = (0, 0)  # epoch, batches of it that are done
         if arguments.gradient_checkpointing:
-            base = self.model.model if isinstance(self.model, Tuned) else model
-            base.gradient_checkpointing_enable({"use_reentrant": False})
+            self.base.gradient_checkpointing_enable({"use_reentrant": False})
+
+    @property
+    def base(self) -> Any:
+        """The base model, without what is put in front of or into it."""
+        return self.model.model if isinstance(self.model, Tuned) else self.model
 
     @property
     def has_frozen_base(self) -> bool:
@@ -74,9 +81,11 @@ class BaseTransformer(pl.LightningModule):
         """
         return torch.nn.functional.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
 
-    def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
-        """Find a training batch's targets on the CPU: counting them on a GPU would wait for all work before."""
-        return {**batch, "positions": target_positions(self.targets(batch))} if self.trainer.training else batch
+    def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Any]:
+        """Find a training batch's targets and padding on the CPU: a look on a GPU would wait for all work before."""
+        if not self.trainer.training:
+            return batch
+        return {**batch, "positions": target_positions(self.targets(batch)), "padded": holds_padding(batch)}
 
     def targets(self, batch: dict[str, Tensor]) -> Tensor:
         """The token to predict at each position (B, T), -100 where there is none."""
@@ -88,11 +97,12 @@ class BaseTransformer(pl.LightningModule):
         model: another than the module's own, for example a teacher.
         """
         model, targets = model or self.model, self.targets(batch)
-        inputs: dict[str, Any] = {name: batch[name] for name in batch if name not in ("labels", "index", "positions")}
+        inputs: dict[str, Any] = {name: batch[name] for name in batch if name not in NO_INPUTS}
         if model.config.is_encoder_decoder:
             inputs["decoder_input_ids"] = shift_right(batch["labels"], model.config)
         positions = batch["positions"] if "positions" in batch else target_positions(targets)
-        with logits_at(model.model if isinstance(model, Tuned) else model, positions):
+        base = model.model if isinstance(model, Tuned) else model
+        with logits_at(base, positions), padding_known(batch.get("padded")):  # type: ignore[arg-type]
             logits = model(**inputs, use_cache=False).logits.flatten(0, 1)  # [0] would zero it all backward
         return logits, targets.flatten()[positions]
 
@@ -165,10 +175,9 @@ class BaseTransformer(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Switch on dropout (a loaded base comes in eval mode, Lightning leaves it there) and the fast attention."""
         self.train()
-        base = self.model.model if isinstance(self.model, Tuned) else self.model
-        self._stock = base if attention_can_change(base) else None
+        self._stock = self.base if attention_can_change(self.base) else None
         if self._stock is not None:
-            enable_prefix(base)
+            enable_prefix(self.base)
 
     def on_fit_end(self) -> None:
         """Give a base that came with stock attention its own back."""

@@ -28,6 +28,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from seq2seq.fast_layers import fuse_gelu, unfuse_gelu
+from seq2seq.padding import without_look
 from seq2seq.product_attention import attend_by_products, attend_one_token, products_pay
 from seq2seq.utils import UserError
 
@@ -266,9 +267,9 @@ def _eager(module: nn.Module, *args: Any, is_causal: bool | None = None, **kwarg
 
 # The mask function must be registered under the same name: without it transformers builds no mask and padding is seen.
 AttentionInterface.register("prefix_sdpa", _attend_with_prefix(_sdpa))
-AttentionMaskInterface.register("prefix_sdpa", sdpa_mask)
+AttentionMaskInterface.register("prefix_sdpa", without_look(sdpa_mask))
 AttentionInterface.register("prefix_eager", _attend_with_prefix(_eager))
-AttentionMaskInterface.register("prefix_eager", eager_mask)
+AttentionMaskInterface.register("prefix_eager", without_look(eager_mask))
 
 
 def attention_can_change(model: PreTrainedModel) -> bool:

@@ -53,7 +53,8 @@ def key_values_of_vectors(
     """
     live = LivePrefix({}, record=True)
     if not model.config.is_encoder_decoder:
-        _run(model, model.base_model, live, inputs_embeds=vectors["decoder"], use_cache=False)
+        given = {"inputs_embeds": vectors["decoder"], "attention_mask": _all_visible(vectors["decoder"])}
+        _run(model, model.base_model, live, **given, use_cache=False)
     else:
         encoded = _run(model, model.get_encoder(), live, inputs_embeds=vectors["encoder"]).last_hidden_state
         decoder: Any = model.get_decoder()
@@ -102,6 +103,7 @@ def infix_behind_source(
     infix = LivePrefix(source_key_values, visible=source_mask.bool(), record=True)
     inputs = {
         "inputs_embeds": vectors.expand(batch, -1, -1),
+        "attention_mask": _all_visible(vectors.expand(batch, -1, -1)),
         "position_ids": behind + torch.arange(length, device=source_ids.device),
     }
     _run(model, model.base_model, infix, **inputs, use_cache=False)
@@ -114,6 +116,11 @@ def infix_behind_source(
         key_values[module] = key, value
     visible = torch.cat((source_mask.bool(), source_mask.new_ones(batch, length, dtype=torch.bool)), dim=1)
     return LivePrefix(key_values, visible=visible, start=behind + length)
+
+
+def _all_visible(vectors: Tensor) -> Tensor:
+    """A mask (B, P) of ones for vectors (B, P, width): without one transformers looks for packed rows in positions."""
+    return torch.ones(vectors.shape[:2], dtype=torch.long, device=vectors.device)
 
 
 def _run(model: PreTrainedModel, stack: Any, live: LivePrefix, **inputs: Any) -> Any:

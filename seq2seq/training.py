@@ -45,6 +45,10 @@ def fit(module: BaseTransformer, run: Run, arguments: Arguments, monitor: str | 
     if arguments.early_stopping_patience >= 0 and monitor:
         callbacks.append(StopOnScore(monitor, arguments.early_stopping_patience, mode))
     callbacks.append(Checkpoints(run.checkpoints, arguments.save_every_steps, monitor, mode))
+    if arguments.compile:
+        from seq2seq.compiling import Compile
+
+        callbacks.append(Compile(module.base))
     mixed = resolve_precision(arguments.precision) == "bf16" and not module.has_frozen_base
     trainer = pl.Trainer(
         accelerator="auto",
