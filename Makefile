@@ -13,7 +13,7 @@ GPT2 = $(BIN)/python gpt2/train_e2e.py $(WHERE)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint xsum xsum_news xsum_news_sport cnn_dm scitldr wmt16_en_ro \
-	e2e webnlg dart e2e_mini webnlg_mini dart_mini sample_tables pretrain_bart pretrain_gpt2 experiment tune clean
+	e2e webnlg dart e2e_mini webnlg_mini dart_mini sample_tables pretrain_bart pretrain_gpt2 experiment tune bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -86,5 +86,8 @@ experiment: setup ## a study of configs/experiments: NAME=prefix_length (without
 tune: setup ## search learning rate, P and MLP width with Optuna: a search of configs/search, NAME=sample
 	$(BIN)/python gpt2/tune.py $(NAME) $(WHERE) $(ARGS)
 
+bench: setup ## measure speed and memory beside PEFT and adapters into benchmarks/RESULTS.md (ARGS=--quick: tiny models)
+	$(BIN)/python benchmarks/bench.py $(ARGS)
+
 clean: ## remove .venv and caches, keep runs
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) benchmarks/.adapters-venv .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,168 @@
+"""`make bench`: measure this project beside PEFT, AdapterHub adapters and plain transformers, and report.
+
+    python benchmarks/bench.py                      everything that results.json does not hold yet, then the report
+    python benchmarks/bench.py --only [bart_beam] --again
+    python benchmarks/bench.py --report             the report of what is there
+    python benchmarks/bench.py --quick              tiny models, to see that all of it works: into runs/bench-quick
+
+Every item is written to results.json as soon as it is finished, so that a run that was ended goes on where it was.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+import time
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from seq2seq.arguments import parse_into  # noqa: E402
+from seq2seq.runs import write_atomically  # noqa: E402
+from seq2seq.utils import UserError, command  # noqa: E402
+
+DESCRIPTION = "Measure this project beside its peers, and report."
+GO_ON = "interrupted; the same command goes on where it was"
+
+
+@dataclass
+class WhatToMeasure:
+    """What to measure, how often, and where the results go."""
+
+    only: list[str] | None = None
+    """Items to measure, as `[bart_beam, memory]`; default: all."""
+    again: bool = False
+    """Measure items that results.json holds as well."""
+    report: bool = False
+    """Measure nothing, make the report of what is there."""
+    quick: bool = False
+    """Tiny models, to see that all of it works."""
+    turns: int = 5
+    """Of each system at most."""
+    budget: float = 15.0
+    """Seconds after which a system that has had two turns sits the others out."""
+    threads: int | None = None
+    """Of torch, for every system; default: torch's own choice."""
+    output_dir: str | None = None
+    """Where the results go; default: benchmarks, with --quick runs/bench-quick."""
+    adapters: bool = True
+    """Measure AdapterHub adapters, in an environment of their own that is set up first."""
+
+
+@dataclass
+class Options(WhatToMeasure):
+    """All options of `bench.py`."""
+
+    def __post_init__(self) -> None:
+        if self.turns < 1:
+            raise UserError(f"--turns {self.turns}: give at least 1")
+
+    @property
+    def place(self) -> Path:
+        """The folder of results.json, RESULTS.md and results.png."""
+        own = ROOT / "runs" / "bench-quick" if self.quick else ROOT / "benchmarks"
+        return Path(self.output_dir) if self.output_dir else own
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What results.json holds; empty if it is not there. Raises UserError where it cannot be read."""
+    if not path.is_file():
+        return {"items": {}}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: is no JSON ({error}); delete it to measure anew") from error
+
+
+def bench(options: Options) -> None:
+    """Measure what is asked for and not there yet, then write the report."""
+    import torch
+
+    from benchmarks.items import ITEMS, Plan
+    from benchmarks.machine import describe
+    from benchmarks.report import write_report
+    from seq2seq.training import quiet_libraries
+
+    quiet_libraries()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # peers call what transformers is about to rename
+    unknown = [name for name in options.only or () if name not in ITEMS]
+    if unknown:
+        raise UserError(f"--only {unknown[0]}: no such item; known are {', '.join(ITEMS)}")
+    path = options.place / "results.json"
+    results = read_results(path)
+    if not options.report:
+        threads = options.threads or torch.get_num_threads()
+        torch.set_num_threads(threads)
+        options.place.mkdir(parents=True, exist_ok=True)
+        machine = {**describe(threads), "quick": options.quick}
+        if options.again and not options.only or results.get("machine") != machine:
+            if results["items"] and not options.again:
+                print(f"{path} is of another machine or of other versions: measured anew")
+            results = {"machine": machine, "items": {}}
+        with ExitStack() as stack:
+            measure_items(Plan(options.turns, options.budget, threads, options.quick), options, results, path, stack)
+    if not results["items"]:
+        raise UserError(f"--report: {path} holds no item; leave --report out to measure")
+    write_report(results, options.place)
+    print(f"RESULTS.md, results.json, results.png: {options.place}")
+
+
+def measure_items(plan: Any, options: Options, results: dict[str, Any], path: Path, stack: ExitStack) -> None:
+    """Measure what is missing, and write it item by item; adapters' worker ends with the stack."""
+    from benchmarks.adapters_peer import Unavailable
+    from benchmarks.items import ITEMS
+
+    names = [name for name in options.only or ITEMS if options.again or name not in results["items"]]
+    adapters: dict[str, str] = {"missing": "left out with --adapters no"}
+    if names and options.adapters:
+        try:
+            plan, adapters = with_adapters(plan, stack)
+        except Unavailable as reason:
+            adapters = without_adapters(reason)
+    for name in names:
+        print(f"{name} …", end=" ", flush=True)
+        started = time.perf_counter()
+        try:
+            item = ITEMS[name](plan)
+        except Unavailable as reason:
+            plan, adapters = replace(plan, python=None, worker=None), without_adapters(reason)
+            item = ITEMS[name](plan)
+        seconds = time.perf_counter() - started
+        date = f"{datetime.date.today()}"
+        results["items"][name] = {**item, "adapters": adapters, "date": date, "took": round(seconds, 1)}
+        print(f"{seconds:.0f} s", flush=True)
+        write_atomically(path, json.dumps(results, indent=1))
+
+
+def with_adapters(plan: Any, stack: ExitStack) -> tuple[Any, dict[str, str]]:
+    """The plan with adapters' worker, and its versions. Raises Unavailable."""
+    from benchmarks.adapters_peer import AdaptersWorker, python_of_environment
+
+    python = python_of_environment()
+    worker = stack.enter_context(AdaptersWorker(python, plan.threads))
+    return replace(plan, python=python, worker=worker), worker.ask("versions")
+
+
+def without_adapters(reason: Exception) -> dict[str, str]:
+    """Say that adapters is left out, and keep why."""
+    print(f"adapters is left out: {reason}", flush=True)
+    return {"missing": str(reason)}
+
+
+def main() -> int:
+    """Parse, then measure and report; returns the exit code."""
+
+    def work() -> None:
+        bench(parse_into(Options, sys.argv[1:], "bench.py", DESCRIPTION, None))
+
+    return command(work, GO_ON)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
