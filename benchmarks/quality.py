@@ -4,7 +4,8 @@
 
 Takes the options of train_e2e.py. PEFT's prefix goes through the same Lightning module, so both see the same batches
 in the same order under the same optimiser; what differs is the library that puts the prefix in. PEFT decodes one source
-at a time: beside it, padding has no part in the comparison.
+at a time: beside it, padding has no part in the comparison. A start from words is ours alone: give
+`--lowdata_token null` to compare two random starts.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from seq2seq import finetune  # noqa: E402
 from seq2seq.arguments import Arguments, parse, recipe_of  # noqa: E402
 from seq2seq.decoding import decode  # noqa: E402
 from seq2seq.loading import load_base  # noqa: E402
-from seq2seq.records import Record, first_of_each_part, load_records  # noqa: E402
 from seq2seq.report import Report  # noqa: E402
 from seq2seq.runs import Run  # noqa: E402
 from seq2seq.training import fit, quiet_libraries, restore_best  # noqa: E402
@@ -58,12 +58,6 @@ class PeftModule(LanguageModelingModule):
         return logits[targets != -100], targets[targets != -100]
 
 
-def records_of(arguments: Arguments, split: Any, limit: int | None) -> list[Record]:
-    """A split as training reads it."""
-    items = load_records(finetune.chosen_task(arguments), arguments.data_dir, split).items
-    return items if limit is None else first_of_each_part(items, limit)
-
-
 def train_peft(arguments: Arguments) -> None:
     """Fit PEFT's prefix, decode the test records, write generations and scores as every run does."""
     task = finetune.chosen_task(arguments)
@@ -71,11 +65,10 @@ def train_peft(arguments: Arguments) -> None:
     run.write_config(recipe_of(arguments))
     model, tokenizer = load_base(arguments, task, GPT2)
     form = GPT2.form(arguments, tokenizer)
-    train, val = (records_of(arguments, split, limit) for split, limit in (("train", arguments.n_train), ("val", None)))
+    train, val, records = (finetune.load_split(task, arguments, split) for split in ("train", "val", "test"))
     module = PeftModule(arguments, model, tokenizer, form, task, train, val)
     fit(module, run, arguments, "val_loss", title=f"PEFT on {task.name}")
     restore_best(module, run)
-    records = records_of(arguments, "test", arguments.n_test)
     one_by_one = replace(arguments, eval_bsz=1)
     texts = decode(module.model.eval(), form, records, task, one_by_one, THEIRS)
     report = Report(task, records, {THEIRS: texts}, lead=False)

@@ -20,16 +20,8 @@ ABOUT_THE_CALL = ("resume", "overwrite", "do_train", "prefix_model_path", "outpu
 MAY_CHANGE = (
     *("epoch", "max_steps", "max_minutes", "val_every_steps", "save_every_steps", "early_stopping_patience"),
     *("best_metric", "n_val", "n_test", "eval_bsz", "val_max_target_length", "test_max_target_length", "valid_file"),
-    *(
-        "num_beams",
-        "min_length",
-        "max_length",
-        "length_penalty",
-        "no_repeat_ngram_size",
-        "early_stopping",
-        "length_norm",
-    ),
-    *("eval_num_beams", "baselines", "cache_dir", "logger", "threads", "gradient_checkpointing"),
+    *("num_beams", "min_length", "max_length", "length_penalty", "no_repeat_ngram_size", "early_stopping"),
+    *("length_norm", "eval_num_beams", "baselines", "cache_dir", "logger", "threads", "gradient_checkpointing"),
 )
 
 

@@ -179,7 +179,7 @@ def train(arguments: Arguments, family: Family) -> None:
     directory = Run.check(output_dir, resume=arguments.resume, overwrite=arguments.overwrite)
     if arguments.resume:
         check_resumable(directory, arguments)
-    records = {split: _load(task, arguments, split) for split in ("train", "val", "test")}
+    records = {split: load_split(task, arguments, split) for split in ("train", "val", "test")}
     model, tokenizer = load_base(arguments, task, family)
     module = family.module_for(arguments.mode, task.kind)(
         arguments, model, tokenizer, family.form(arguments, tokenizer), task, records["train"], records["val"]
@@ -230,7 +230,7 @@ def evaluate_run(arguments: Arguments, family: Family) -> None:
     elsewhere = output_dir.resolve() != directory.directory.resolve()
     if elsewhere:
         Run.check(output_dir, overwrite=arguments.overwrite)
-    records = _load(task, arguments, "test")
+    records = load_split(task, arguments, "test")
     model, tokenizer = load_run(directory, arguments, task, family)
     if elsewhere:
         directory = Run.create(output_dir, overwrite=arguments.overwrite)
@@ -270,7 +270,8 @@ def chosen_task(arguments: Arguments) -> Task:
     return replace(task, search=replace(task.search, **{k: v for k, v in search.items() if v is not None}))
 
 
-def _load(task: Task, arguments: Arguments, split: Any) -> list[Record]:
+def load_split(task: Task, arguments: Arguments, split: Any) -> list[Record]:
+    """The split's records that the options leave: --lowdata, --n_train, --n_test; says what could not be read."""
     records = load_records(task, arguments.data_dir, split)
     for line in records.report():
         print(line)

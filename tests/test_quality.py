@@ -34,6 +34,12 @@ def test_both_are_trained_and_scored_alike(small_gpt2: dict[str, Any], tmp_path:
     assert [line.split(" | ")[0] for line in shown[-2:]] == ["| prefixtuning", "| peft"]
 
 
+def test_low_data_is_the_same_few_records_for_both(small_gpt2: dict[str, Any], tmp_path: Any) -> None:
+    compare(arguments_of(small_gpt2, n_val=0, lowdata=4, epoch=2, output_dir=tmp_path))
+    rows = {name: len(read_rows(Run(tmp_path / name).metrics_csv)) for name in ("prefixtuning", "peft")}
+    assert rows == {"prefixtuning": 2, "peft": 2}  # one batch of four an epoch
+
+
 def test_other_modes_are_refused(small_gpt2: dict[str, Any], tmp_path: Any) -> None:
     with pytest.raises(UserError, match="quality.py: compares --mode prefixtune"):
         compare(arguments_of(small_gpt2, mode="finetune", output_dir=tmp_path))
