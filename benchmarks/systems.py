@@ -21,14 +21,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from benchmarks.adapters_peer import AdaptersWorker
 from benchmarks.shapes import DTYPES, Setting, base_model, inputs_of, search_options, step_of, stock_loss
 from seq2seq.generation import generate
 from seq2seq.lightning_base import shift_right
-from seq2seq.losses import logits_at, next_tokens, target_positions
+from seq2seq.losses import logits_at, next_tokens, target_loss, target_positions
 from seq2seq.prefixTuning import PrefixTuning
 
 WARM_UP_TOKENS = 2
@@ -113,7 +112,7 @@ def loss_on_targets(prefix: Any, batch: dict[str, Tensor]) -> Tensor:
     positions = target_positions(targets)
     with logits_at(prefix.model, positions):
         logits = prefix(**rest, use_cache=False).logits.flatten(0, 1)
-    return torch.nn.functional.cross_entropy(logits.float(), targets.flatten()[positions])
+    return target_loss(logits, targets.flatten()[positions])
 
 
 def peft_model(setting: Setting, model: Any, mid_dim: int) -> Any:

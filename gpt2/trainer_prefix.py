@@ -6,11 +6,11 @@ PrefixLanguageModelingModule                                     --mode prefixtu
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from seq2seq.finetune import SummarizationModule
 from seq2seq.lightning_base import PrefixTransformer
+from seq2seq.losses import target_loss
 
 
 class LanguageModelingModule(SummarizationModule):
@@ -23,10 +23,7 @@ class LanguageModelingModule(SummarizationModule):
         """
         if self.arguments.objective_mode == 0 or not self.training:
             return super().average_loss(logits, targets, rows, label_smoothing)
-        total = torch.nn.functional.cross_entropy(
-            logits.float(), targets, label_smoothing=label_smoothing, reduction="sum"
-        )
-        return total / rows
+        return target_loss(logits, targets, label_smoothing, divisor=rows)
 
 
 class PrefixLanguageModelingModule(PrefixTransformer, LanguageModelingModule):

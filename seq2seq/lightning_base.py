@@ -18,7 +18,7 @@ from transformers import get_constant_schedule_with_warmup, get_linear_schedule_
 
 from seq2seq.arguments import Arguments
 from seq2seq.callbacks import total_steps
-from seq2seq.losses import logits_at, next_tokens, target_positions
+from seq2seq.losses import logits_at, next_tokens, target_loss, target_positions
 from seq2seq.padding import holds_padding, padding_known
 from seq2seq.prefix_attention import attention_can_change, disable_prefix, enable_prefix
 from seq2seq.prefixTuning import PrefixTuning
@@ -79,7 +79,7 @@ class BaseTransformer(pl.LightningModule):
 
         With smoothing ε: (1-ε)·nll + ε/V·Σ_v -log p, mean over tokens.
         """
-        return torch.nn.functional.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+        return target_loss(logits, targets, label_smoothing)
 
     def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Any]:
         """Find a training batch's targets and padding on the CPU: a look on a GPU would wait for all work before."""

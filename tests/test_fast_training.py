@@ -10,9 +10,9 @@ from tiny import base, batch, check_same_step, close, exactness, prefixed, step
 from torch import Tensor
 from transformers.activations import NewGELUActivation
 
-from seq2seq import prefix_attention
+from seq2seq import losses, prefix_attention
 from seq2seq.fast_layers import FusedGELU
-from seq2seq.losses import logits_at, next_token_loss, next_tokens, target_positions
+from seq2seq.losses import logits_at, next_token_loss, next_tokens, target_loss, target_positions
 from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.product_attention import MOST_WEIGHTS, attend_by_products, products_pay
 
@@ -73,6 +73,32 @@ def test_the_output_layer_sees_targets_alone(family: str, targets: int) -> None:
     step_on_targets(prefix, labelled(family))
     prefix(**labelled(family))
     assert seen == [(1, targets), tuple(labelled(family)["labels"].shape)]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("divisor", [None, 3])
+def test_the_loss_in_blocks_is_torchs(smoothing: float, divisor: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "BLOCK", 4 * 50)  # 4 rows, so that the last block is not full
+    logits = (8 * torch.randn(11, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(1))).requires_grad_()
+    targets = torch.arange(11)
+    usual = torch.nn.functional.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="sum")
+    expected = usual / (divisor or 11)
+    close(target_loss(logits, targets, smoothing, divisor), expected, 1e-12)
+    (wanted,) = torch.autograd.grad(2 * expected, logits)
+    (found,) = torch.autograd.grad(2 * target_loss(logits, targets, smoothing, divisor), logits)
+    close(found, wanted, 1e-12)
+
+
+def test_bfloat16_logits_are_summed_in_float32() -> None:
+    logits = torch.randn(300, 70, generator=torch.Generator().manual_seed(1)).bfloat16().requires_grad_()
+    targets = torch.arange(300) % 70
+    expected = torch.nn.functional.cross_entropy(logits.float(), targets)
+    found = target_loss(logits, targets)
+    assert found.dtype == torch.float32
+    close(found, expected, 1e-6)
+    (wanted,), (got,) = (torch.autograd.grad(loss, logits) for loss in (expected, found))
+    assert got.dtype == torch.bfloat16
+    close(got, wanted, 1e-6)
 
 
 def test_targets_are_counted_row_by_row() -> None:
