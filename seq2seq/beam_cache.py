@@ -7,7 +7,7 @@
 A new step writes N columns. When beams fork or die only the small table `visible` changes. Columns that no beam
 sees any more are squeezed out now and then. An encoder's keys and values are kept once for each source as well.
 
-Shapes: B sources, N beams, H heads, D head width, C columns in use.
+Shapes: B sources, N beams, H heads, D head width, C columns in use, C' columns of the pool.
 """
 
 from __future__ import annotations
@@ -15,47 +15,58 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 
-SPARE_STEPS = 8  # squeezing starts when this many steps' columns and half of all might be dead
+SPARE_STEPS = 8  # the pool grows by so many; squeezing starts when so many, and half of all columns, might be dead
 
 
 class SharedLayer(DynamicLayer):
-    """The keys and values of one attention, (B, H, C, D), read by all beams of a source.
+    """The keys and values of one attention, pools (B, H, C', D) read by all beams of a source.
 
-    Keys lie in memory with the columns innermost, as the product with the queries wants them.
+    The first C columns are in use; the few behind them are zeros, which the masks hide: products with the whole pool
+    need no copy of a part of it. Keys lie in memory with the columns innermost, as the product with the queries wants.
 
     Args:
         beams: N.
-        room: columns after the prompt.
     """
 
-    def __init__(self, beams: int, room: int) -> None:
+    def __init__(self, beams: int) -> None:
         super().__init__()
-        self.beams, self.room = beams, room
+        self.beams = beams
         self.columns = self.tokens = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        sources, heads, prompt, width = key_states.shape
-        self.keys = key_states.new_empty(sources, heads, width, prompt + self.room).transpose(2, 3)
-        self.values = value_states.new_empty(sources, heads, prompt + self.room, value_states.shape[3])
+        self.columns = key_states.shape[2]
+        self.keys = key_states.transpose(2, 3).contiguous().transpose(2, 3)
+        self.values = value_states.contiguous()
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write the prompt (B, H, T, D), or one token of each beam (B·N, H, 1, D); returns all columns in use."""
+        """Write the prompt (B, H, T, D), or one token of each beam (B·N, H, 1, D); returns the pools."""
         self.tokens += key_states.shape[2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        else:
-            key_states, value_states = (
-                x.unflatten(0, (-1, self.beams)).squeeze(3).transpose(1, 2) for x in (key_states, value_states)
-            )
-        new = slice(self.columns, self.columns + key_states.shape[2])
-        self.keys[:, :, new], self.values[:, :, new] = key_states, value_states  # type: ignore[index]
+            return self.keys, self.values  # type: ignore[return-value]
+        new = slice(self.columns, self.columns + self.beams)
+        for pool, states in ((self.keys, key_states), (self.values, value_states)):
+            pool[:, :, new] = states.unflatten(0, (-1, self.beams)).squeeze(3).transpose(1, 2)  # type: ignore[index]
         self.columns = new.stop
-        return self.keys[:, :, : new.stop], self.values[:, :, : new.stop]  # type: ignore[index]
+        return self.keys, self.values  # type: ignore[return-value]
+
+    @property
+    def capacity(self) -> int:
+        """C', columns of the pools."""
+        return self.keys.shape[2] if self.is_initialized else 0  # type: ignore[union-attr]
+
+    def make_room(self, columns: int) -> None:
+        """Let the pools hold at least so many columns."""
+        more = columns - self.capacity
+        if more > 0:
+            more += (SPARE_STEPS - 1) * self.beams
+            self.keys = nn.functional.pad(self.keys.transpose(2, 3), (0, more)).transpose(2, 3)  # type: ignore[union-attr]
+            self.values = nn.functional.pad(self.values, (0, 0, 0, more))  # type: ignore[arg-type]
 
     def select_sources(self, sources: Tensor) -> None:
         """Keep some sources (their indices), drop the others."""
@@ -64,10 +75,11 @@ class SharedLayer(DynamicLayer):
 
     def select_columns(self, columns: Tensor) -> None:
         """Keep some columns of each source, (B, C) indices, in that order."""
-        kept = columns[:, None, :, None]
-        for pool in (self.keys, self.values):
-            index = kept.expand(-1, pool.shape[1], -1, pool.shape[3])  # type: ignore[union-attr]
-            pool[:, :, : columns.shape[1]] = pool.gather(2, index)  # type: ignore[index, union-attr]
+        index = columns[:, None, None]
+        keys = self.keys.transpose(2, 3)  # type: ignore[union-attr]
+        self.keys = keys.gather(3, index.expand(-1, *keys.shape[1:3], -1)).transpose(2, 3)
+        rows = columns[:, None, :, None]
+        self.values = self.values.gather(2, rows.expand(-1, keys.shape[1], -1, keys.shape[2]))  # type: ignore[union-attr]
         self.columns = columns.shape[1]
 
     def get_seq_length(self) -> int:
@@ -81,17 +93,16 @@ class BeamCache:
     Args:
         model: its layers are counted.
         beams: N.
-        steps: new tokens at most.
         prompt_mask: visible prompt tokens (B, T).
         source_mask: visible source tokens (B, S) of an encoder-decoder.
     """
 
     def __init__(
-        self, model: PreTrainedModel, beams: int, steps: int, prompt_mask: Tensor, source_mask: Tensor | None = None
+        self, model: PreTrainedModel, beams: int, prompt_mask: Tensor, source_mask: Tensor | None = None
     ) -> None:
         config = model.config.get_text_config(decoder=True)
-        self.layers = [SharedLayer(beams, beams * steps) for _ in range(config.num_hidden_layers)]
-        self.cross_layers = [SharedLayer(beams, 0) for _ in self.layers] if source_mask is not None else []
+        self.layers = [SharedLayer(beams) for _ in range(config.num_hidden_layers)]
+        self.cross_layers = [SharedLayer(beams) for _ in self.layers] if source_mask is not None else []
         self.past_key_values = Cache(layers=self.layers)  # type: ignore[arg-type]
         if self.cross_layers:
             cross = Cache(layers=self.cross_layers)  # type: ignore[arg-type]
@@ -103,11 +114,14 @@ class BeamCache:
         self._set_squeeze()
 
     def step_masks(self) -> tuple[Tensor, Tensor | None]:
-        """What is added to the next token's scores: self-attention (B, 1, N, C + N), cross-attention (B, 1, 1, S)."""
+        """What is added to the next token's scores: self-attention (B, 1, N, C'), cross-attention (B, 1, 1, S)."""
         own = torch.eye(self.beams, dtype=torch.bool, device=self.visible.device)
         self.visible = torch.cat((self.visible, own.expand(len(self.visible), -1, -1)), dim=2)
         cross = None if self.source_mask is None else self._added(self.source_mask.bool()[:, None, None])
-        return self._added(self.visible[:, None]), cross
+        for layer in self.layers:
+            layer.make_room(self.visible.shape[2])
+        unused = self.layers[0].capacity - self.visible.shape[2]
+        return self._added(nn.functional.pad(self.visible, (0, unused))[:, None]), cross
 
     def follow(self, parents: Tensor) -> None:
         """Beam n goes on from beam parents[b, n] (B, N)."""

@@ -133,7 +133,7 @@ def beam_search(
     config, number = generation_config, generation_config.num_beams
     length = prompt = input_ids.shape[1]
     drop_finished = drop_finished and all(type(rule) in ROW_BY_ROW for rule in (*logits_processor, *stopping_criteria))
-    decoder = _Decoder(model, input_ids[::number], number, config.max_length - prompt, inputs)
+    decoder = _Decoder(model, input_ids[::number], number, inputs)
     uncounted = decoder.padding() if count_prompt else torch.full_like(input_ids[::number, :1], prompt)
     beams = best = Beams.start(input_ids[::number], config, uncounted)
     places = torch.arange(len(beams.running), device=input_ids.device)  # of the sources that are still in the batch
@@ -160,7 +160,7 @@ def beam_search(
 class _Decoder:
     """The model as a function from the beams' last tokens to the log-probabilities of the next."""
 
-    def __init__(self, model: Any, prompts: Tensor, beams: int, steps: int, inputs: dict[str, Any]) -> None:
+    def __init__(self, model: Any, prompts: Tensor, beams: int, inputs: dict[str, Any]) -> None:
         self.model, self.prompts, self.beams = model, prompts, beams
         self.mask = mask = None if inputs.get("attention_mask") is None else inputs["attention_mask"][::beams]
         self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in inputs else {}
@@ -172,7 +172,7 @@ class _Decoder:
         elif mask is not None:
             prompt_mask = mask
         self.positions = (prompt_mask.long().cumsum(-1) - 1).masked_fill(prompt_mask == 0, 0)
-        self.cache = BeamCache(model, beams, steps, prompt_mask, source_mask)
+        self.cache = BeamCache(model, beams, prompt_mask, source_mask)
 
     def padding(self) -> Tensor:
         """How many tokens of each prompt are padding (B, 1); an encoder-decoder's has none."""
