@@ -3,8 +3,11 @@
     plain      <eos> text, cut anywhere
     noisy      text with spans hidden and sentences shuffled  <eos>  text <eos>
     pieces     its words in pieces of 1 to 4, shuffled, ` | ` between  <eos>  text <eos>
-    key words  its names, numbers and some other words, shuffled       <eos>  text <eos>
+    key words  its names, numbers and other telling words, shuffled    <eos>  text <eos>
     records    `word : name | word : number | …`                       <eos>  text <eos>
+
+Records are drawn most, and in some of them every telling word stands: to say each field, and none of them twice, is
+what table-to-text asks of a base and what copying alone does not teach.
 
 A frozen decoder can only be steered to what it can do, and plain text alone teaches copying late. The forms have the
 layout in which table-to-text is trained (` source <eos> target <eos>`), and carry loss on the target alone.
@@ -34,7 +37,9 @@ END_OF_TEXT = "<|endoftext|>"
 POSITIONS = UNIT + 2  # <eos> before a window of UNIT tokens, and one to predict; a longer pair stays plain text
 SHORTEST = 6  # tokens; a window below it stays plain text
 PIECE_WORDS = 4  # words of a piece, at most
-OTHER_WORDS = 0.5  # share of the words that are neither names nor numbers among the key words, at most
+FORM_SHARES = {"noisy": 0.15, "pieces": 0.15, "key_words": 0.25, "records": 0.45}  # of the windows that get a form
+COMMON = 700  # entries of the vocabulary: a word of one token below it (the commonest are merged first) tells little
+JOINED = 0.6  # share of the telling words next to each other that become one span, as `coffee shop` is one value
 
 
 class TextForms:
@@ -57,10 +62,7 @@ class TextForms:
             for text in (" ", " |", " :")
         )
         self.forms: list[Callable[[np.ndarray, np.random.Generator], np.ndarray]] = [
-            self._noisy,
-            self._pieces,
-            self._key_words,
-            self._records,
+            getattr(self, f"_{name}") for name in FORM_SHARES
         ]
 
     def from_window(self, window: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +70,7 @@ class TextForms:
         sentences = self.denoiser.whole_sentences(window)
         if rng.random() >= self.share or len(sentences) < SHORTEST:
             return window[:0], window
-        source = self.forms[int(rng.integers(len(self.forms)))](sentences, rng)
+        source = self.forms[int(rng.choice(len(self.forms), p=list(FORM_SHARES.values())))](sentences, rng)
         row = len(source) + len(sentences) + 2 * (len(self.blank) + 1)
         return (source, sentences) if row <= POSITIONS else (window[:0], window)
 
@@ -111,27 +113,31 @@ class TextForms:
         return self._joined([fields[i] for i in rng.permutation(len(fields))])
 
     def _spans(self, ids: np.ndarray, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(label, span) pairs: neighbouring names and numbers as one span, some other words, each with a label.
+        """(label, span) pairs: all names and numbers and a share of the other telling words, each with a label.
 
-        The label is the nearest plain word before the span, as a field's name stands before its value.
+        The share is drawn anew for each text. Neighbouring names and numbers are one span, neighbouring words often.
+        The label is the nearest word before the span that is in none, as a field's name stands before its value.
         """
-        others = rng.random() * OTHER_WORDS
+        others = rng.random()
         spans: list[tuple[np.ndarray, list[np.ndarray]]] = []
-        label, open_span = self._any_word(ids, rng), False
+        label, kind = self._any_word(ids, rng), ""  # of the open span: "name", "word", or none
         for word in self._words(ids):
             bare = word[~self.is_mark[word]]  # without the comma that follows a word
             content = bare[~self.is_blank[bare]]
             if not len(content):
-                open_span = False
+                kind = ""
                 continue
             named = bool(self.is_name[content[0]])
-            if named and open_span:
+            telling = named or (len(content) > 1 or content[0] >= COMMON) and rng.random() < others
+            now = "name" if named else "word"
+            if not telling:
+                label, kind = bare, ""
+                continue
+            if now == kind and (named or rng.random() < JOINED):
                 spans[-1][1].append(bare)
-            elif named or rng.random() < others:
-                spans.append((label, [bare]))
             else:
-                label = bare
-            open_span = named and len(bare) == len(word)
+                spans.append((label, [bare]))
+            kind = now if len(bare) == len(word) else ""
         if not spans:
             spans.append((label, [self._any_word(ids, rng)]))
         return [(label, np.concatenate(words)) for label, words in spans]

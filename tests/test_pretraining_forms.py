@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from small_runs import write_text
 
+from gpt2 import pretraining_forms
 from gpt2.pretraining_forms import END_OF_TEXT, CausalLanguageModelling, TextForms
 from seq2seq.pretraining_data import UNIT, text_files, train_tokenizer
 from seq2seq.text_forms import IGNORE
@@ -19,6 +20,23 @@ TEXT = "In May 1987 Alba Morrow of Port Ellis opened the old mill. It sells brea
 def tokenizer(tmp_path_factory):
     files = text_files(write_text(tmp_path_factory.mktemp("text") / "corpus"))
     return CausalLanguageModelling.tokenizer(train_tokenizer(files, vocab_size=320))
+
+
+class Always:
+    """A random generator that draws the least number, or here: takes every telling word, and joins none."""
+
+    def __init__(self) -> None:
+        self.first = True
+
+    def random(self) -> float:
+        first, self.first = self.first, False
+        return 1.0 if first else 0.99
+
+    def integers(self, *_: int) -> int:
+        return 0
+
+    def permutation(self, n: int) -> np.ndarray:
+        return np.arange(n)
 
 
 def forms(tokenizer, share: float = 0.99) -> TextForms:
@@ -90,6 +108,16 @@ class TestForms:
         pairs = [field.split(" : ") for field in said.split(" | ")]
         assert all(len(pair) == 2 and all(part.strip() in TEXT for part in pair) for pair in pairs), said
         assert "Port Ellis" in [value.strip() for _, value in pairs]
+
+    def test_records_of_every_telling_word_leave_out_the_common_ones(self, tokenizer, window, monkeypatch):
+        monkeypatch.setattr(pretraining_forms, "COMMON", 0)  # a vocabulary this small has no whole words
+        form = forms(tokenizer)
+        said = tokenizer.decode(form._key_words(window, Always()))
+        assert {word for key in said.split("|") for word in key.split()} == {word.strip(".,") for word in TEXT.split()}
+        one = [i for i, token in enumerate(tokenizer.convert_ids_to_tokens(list(range(320)))) if token.startswith("Ġ")]
+        monkeypatch.setattr(pretraining_forms, "COMMON", 320)
+        spans = form._spans(np.array(one), Always())
+        assert all(form.is_name[span[0]] or len(span) > 1 for _, span in spans[1:])
 
     def test_the_share_is_kept_and_all_forms_occur(self, tokenizer, window):
         form = forms(tokenizer, share=0.6)
