@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from seq2seq.generation import generate
-from seq2seq.losses import next_token_loss
+from seq2seq.losses import WantedLoss
 from seq2seq.prefix_attention import checkpoint_in_eval_mode
 from seq2seq.prefix_files import read_config, read_original, read_weights, write_files
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, at_least_float32, by_name
 
 NAME = "adapters"  # of the files: adapters.safetensors, adapters_config.json
 ATTENTIONS, MLPS = ("attn", "self_attn", "encoder_attn"), ("mlp", "fc2")
@@ -84,7 +84,8 @@ class AdapterTuning(nn.Module):
             for stack, (layers, width) in _stacks(model).items()
         }
         registered = {name: nn.ModuleList(map(nn.ModuleDict, layers)) for name, layers in self._by_layer.items()}
-        self.adapters = nn.ModuleDict(registered).to(model.device)
+        self.adapters = nn.ModuleDict(registered).to(model.device, at_least_float32(model.dtype))
+        self.train(model.training)
         self._hooks: list[Any] = []
         self.attach()
 
@@ -117,17 +118,16 @@ class AdapterTuning(nn.Module):
         self._hooks.clear()
         return self.model
 
-    def forward(self, **inputs: Any) -> Any:
+    def forward(self, *args: Any, **inputs: Any) -> Any:
         """The base model's forward with the adapters in place; same arguments and output class."""
         self.attach()
-        labels = None if self.model.config.is_encoder_decoder else inputs.pop("labels", None)
+        inputs = by_name(self.model.forward, args, inputs)
+        wanted = None if self.model.config.is_encoder_decoder else WantedLoss.take(inputs)
         with checkpoint_in_eval_mode(self.model) if self.training else nullcontext(False) as checkpointed:
             if checkpointed:
                 inputs["use_cache"] = False  # a replayed layer would fill it twice
             output = self.model(**inputs)
-        if labels is not None:
-            output = type(output)(loss=next_token_loss(output.logits, labels), **output)
-        return output
+        return output if wanted is None else wanted.added_to(output)
 
     @torch.no_grad()
     def generate(self, *args: Any, **options: Any) -> Any:
@@ -159,11 +159,12 @@ class AdapterTuning(nn.Module):
     def from_pretrained(cls, directory: str | Path, model: PreTrainedModel) -> AdapterTuning:
         """Read saved adapters onto `model`, which must be the base they were trained on (its fingerprint is checked).
 
+        They come in eval mode, as transformers' models do.
         Raises UserError for a missing or damaged file and for another base.
         """
         adapters = cls(model, **read_config(directory, model, NAME))
         read_weights(directory, adapters.adapters, NAME)
-        return adapters
+        return adapters.eval()
 
     def load_original(self, checkpoint: Mapping[str, Tensor] | str | Path) -> None:
         """Load the authors' adapters of GPT-2 from a state dict, a checkpoint file, or the folder that holds it.
@@ -244,6 +245,6 @@ def _original_adapters(names: Mapping[str, Tensor]) -> list[tuple[str, dict[str,
 
 
 def _place_in_order(name: str) -> tuple[int, int, str]:
-    layer = re.search(r"\d+", name)
+    layer = re.search(r"(?<![^.])\d+(?![^.])", name)  # a part by itself: `adapter_blocks2.0` is layer 0's
     of_attention, of_mlp = "att" in name, bool(re.search("mlp|ff|feed", name))
     return int(layer[0]) if layer else 0, of_mlp - of_attention, name

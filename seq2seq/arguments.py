@@ -328,6 +328,8 @@ def parse(argv: list[str] | None, program: str, default_task: str = "sample") ->
     argv = sys.argv[1:] if argv is None else argv
     _refuse_authors_habit(argv, program)
     recipe = _recipe(argv, default_task)
+    if _words_give_the_length(argv, recipe):
+        argv = [*argv, "--preseqlen", "null"]
     return parse_into(Arguments, argv, program, "Prefix-tune, fine-tune or pretrain, then decode and score.", recipe)
 
 
@@ -390,6 +392,13 @@ def _recipe(argv: list[str], default_task: str) -> Path | None:
     mode = flags.get("--mode", "prefixtune")
     candidates = [CONFIGS / f"{task}_{mode}.yaml", CONFIGS / f"{task}.yaml"] if mode != "pretrain" else []
     return next((path for path in candidates if path.is_file()), None)
+
+
+def _words_give_the_length(argv: list[str], recipe: Path | None) -> bool:
+    """Whether --lowdata_token is given here, its length is not, and the recipe's length was meant for another start."""
+    flags = _flat(argv)
+    here = "--lowdata_token" in flags and "--preseqlen" not in flags
+    return here and not (recipe and recipe.is_file() and read_options(recipe).get("lowdata_token"))
 
 
 def _flat(argv: list[str]) -> list[str]:

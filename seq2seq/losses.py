@@ -7,23 +7,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from seq2seq.text_forms import IGNORE
+from seq2seq.utils import at_least_float32
 
 BLOCK = 2**18  # logits of a block: a megabyte in float32, which a core's cache holds
 
 
-def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of logits (B, T, V) at t against labels (B, T) at t + 1, -100 ignored; at least in float32.
+def next_token_loss(logits: Tensor, labels: Tensor, divisor: Tensor | float | None = None) -> Tensor:
+    """Cross-entropy of logits (B, T, V) at t against labels (B, T) at t + 1, -100 ignored; at least in float32.
 
+    divisor: of the sum over tokens; None = their number, which gives the mean.
     transformers' own loss rounds float64 logits to float32, which hides differences below 1e-7.
     """
-    logits = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
-    return nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE)
+    logits = logits[:, :-1].to(at_least_float32(logits.dtype)).flatten(0, 1)
+    targets = labels[:, 1:].flatten()
+    if divisor is None:
+        return nn.functional.cross_entropy(logits, targets, ignore_index=IGNORE)
+    return nn.functional.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum") / divisor
+
+
+@dataclass(frozen=True)
+class WantedLoss:
+    """The loss that a decoder's forward is asked for: `labels` (B, T), and what its sum is divided by."""
+
+    labels: Tensor
+    divisor: Tensor | float | None
+
+    @classmethod
+    def take(cls, inputs: dict[str, Any]) -> WantedLoss | None:
+        """Take `labels` and transformers' `num_items_in_batch` out of a forward's arguments; None without labels."""
+        labels = inputs.pop("labels", None)
+        return None if labels is None else cls(labels, inputs.pop("num_items_in_batch", None))
+
+    def added_to(self, output: Any) -> Any:
+        """The output, an object or a tuple, with the loss in front."""
+        if isinstance(output, tuple):
+            return (next_token_loss(output[0], self.labels, self.divisor), *output)
+        return type(output)(loss=next_token_loss(output.logits, self.labels, self.divisor), **output)
 
 
 def next_tokens(labels: Tensor) -> Tensor:
@@ -70,7 +96,7 @@ class _TargetLoss(torch.autograd.Function):
         with_gradient = ctx.needs_input_grad[0]
         gradient = torch.empty_like(logits) if with_gradient else None
         rows = max(1, BLOCK // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
-        total = logits.new_zeros((), dtype=torch.promote_types(logits.dtype, torch.float32))
+        total = logits.new_zeros((), dtype=at_least_float32(logits.dtype))
         for first in range(0, len(logits), rows):
             block, column = logits[first : first + rows].to(total.dtype), targets[first : first + rows, None]
             greatest = block.amax(1, keepdim=True)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from seq2seq.generation import generate
-from seq2seq.losses import next_token_loss
+from seq2seq.losses import WantedLoss
 from seq2seq.prefix_attention import (
     KEYWORD,
     LivePrefix,
@@ -42,7 +42,7 @@ from seq2seq.prefix_computed import as_evaluated, infix_behind_source, key_value
 from seq2seq.prefix_files import PrefixFiles
 from seq2seq.prefix_parameters import InputVectors, Parametrisation, SitePrefix, fit
 from seq2seq.prefix_positions import check_positions, positions_behind, shifted_stacks, stacks_to_shift
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, at_least_float32, by_name
 
 
 class DefaultLength(int):
@@ -109,7 +109,8 @@ class PrefixTuning(PrefixFiles, nn.Module):
         self.shifted = stacks_to_shift(model, self.sites) if self.shift_positions and not is_decoder else []
         if self.shift_positions:
             check_positions(model, self.preseqlen, 1)
-        self.prefix = nn.ModuleDict(self._make()).to(model.device)
+        self.prefix = nn.ModuleDict(self._make()).to(model.device, at_least_float32(model.dtype))
+        self.train(model.training)
 
     def _make(self) -> dict[str, Parametrisation]:
         """The modules that are trained."""
@@ -207,7 +208,7 @@ class PrefixTuning(PrefixFiles, nn.Module):
 
     # -- the model with its prefix ----------------------------------------------------------------------------------
 
-    def forward(self, **inputs: Any) -> Any:
+    def forward(self, *args: Any, **inputs: Any) -> Any:
         """The base model's forward with the prefix in place; same arguments and output class.
 
         `position_ids`, where given, are those of the real tokens; P is added to them in decoders.
@@ -216,17 +217,16 @@ class PrefixTuning(PrefixFiles, nn.Module):
         Raises UserError when P + length exceeds the position table.
         """
         enable_prefix(self.model)
+        inputs = by_name(self.model.forward, args, inputs)
         live = self._live(inputs)
-        labels = None if self.model.config.is_encoder_decoder else inputs.pop("labels", None)
+        wanted = None if self.model.config.is_encoder_decoder else WantedLoss.take(inputs)
         checkpoints = checkpoint_in_eval_mode(self.model) if self.training else nullcontext(False)
         with shifted_stacks(self.model, self.shifted, self.preseqlen), checkpoints as checkpointed:
             if checkpointed:
                 inputs["use_cache"] = False  # a replayed layer would fill it twice
             output = self.model(**self._with_prefix(inputs, live))
         live.check_reached(self._sites_used(inputs))
-        if labels is not None:
-            output = type(output)(loss=next_token_loss(output.logits, labels), **output)
-        return output
+        return output if wanted is None else wanted.added_to(output)
 
     @torch.no_grad()
     def generate(self, *args: Any, **options: Any) -> Any:

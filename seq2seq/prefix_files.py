@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -63,21 +64,25 @@ class PrefixFiles:
     def from_pretrained(cls, directory: str | Path, model: PreTrainedModel) -> Any:
         """Read a saved prefix onto `model`, which must be the base it was trained on (its fingerprint is checked).
 
-        What was saved decides the class: keys and values give PrefixTuning, input vectors PrefixEmbTuning.
+        What was saved decides the class: keys and values give PrefixTuning, input vectors PrefixEmbTuning. It comes in
+        eval mode, as transformers' models do.
         Raises UserError for a missing or damaged file and for another base.
         """
         options = read_config(directory, model)
         prefix = cls._classes[options.pop("form", "activation")](model, **options)
         read_weights(directory, prefix.prefix)
-        return prefix
+        return prefix.eval()
 
     def load_original(self, checkpoint: Mapping[str, Tensor] | str | Path) -> None:
         """Load the authors' parameters from a state dict, a checkpoint file, or the folder that holds it.
 
         Their names are `wte` and `control_trans`; `wte2` is cross, or the infix in a decoder; `_enc` is the encoder.
-        Raises UserError for a missing name or another shape, naming both; then nothing is loaded.
+        Sites that this prefix leaves out are not read.
+        Raises UserError for a missing name, another shape, and a parameter that this prefix has no place for, naming
+        them; then nothing is loaded.
         """
-        copy_original(read_original(checkpoint), dict(self.prefix.items()))  # type: ignore[arg-type]
+        left_out = find_sites(self.model).keys() - self.sites.keys()
+        copy_original(read_original(checkpoint), dict(self.prefix.items()), left_out)  # type: ignore[arg-type]
 
     def to_peft(self, directory: str | Path) -> None:
         """Write the keys and values for PEFT: CAUSAL_LM, or SEQ_2_SEQ_LM for an encoder-decoder. PEFT keeps no MLP.
@@ -107,7 +112,7 @@ class PrefixFiles:
         options = {"mid_dim": 0, "sites": ("decoder",), "shift_positions": True}
         prefix = cls._classes["activation"](model, value.shape[3], **options)
         fit(prefix.trained(), {"decoder": value})
-        return prefix
+        return prefix.eval()
 
 
 # -- our own files ----------------------------------------------------------------------------------------------------
@@ -178,12 +183,14 @@ def describe_base(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """16 hex digits of a sample of each weight, rounded to bfloat16: a bf16 copy is the same base."""
+    """16 hex digits of all weights and stored buffers, rounded to bfloat16: a bf16 copy is the same base."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        flat = parameter.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.bfloat16).view(torch.int16)
-        digest.update(name.encode() + sample.numpy().tobytes())
+    stored = model.state_dict().keys()
+    buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in stored]
+    for name, tensor in sorted([*model.named_parameters(), *buffers]):
+        rounded = tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16)
+        digest.update(name.encode())
+        digest.update(rounded.numpy().data)
     return digest.hexdigest()[:16]
 
 
@@ -196,7 +203,7 @@ def read_original(checkpoint: Mapping[str, Tensor] | str | Path) -> dict[str, Te
     Raises UserError for a file that is not there or no checkpoint.
     """
     if isinstance(checkpoint, Mapping):
-        return {name.removeprefix("module.").removeprefix("model."): value for name, value in checkpoint.items()}
+        return {re.sub(r"^((module|model)\.)+", "", name): value for name, value in checkpoint.items()}
     path = Path(checkpoint)
     if path.is_dir():
         known = ("pytorch_model.bin", "model.safetensors")
@@ -212,24 +219,37 @@ def read_original(checkpoint: Mapping[str, Tensor] | str | Path) -> dict[str, Te
     return read_original(loaded.get("state_dict", loaded))
 
 
-def copy_original(names: Mapping[str, Tensor], modules: Mapping[str, Parametrisation]) -> None:
+def copy_original(
+    names: Mapping[str, Tensor], modules: Mapping[str, Parametrisation], left_out: Collection[str] = ()
+) -> None:
     """Copy the authors' parameters into the modules of a prefix: MLP and embedding, table alone, or flat.
 
-    Raises UserError for a missing name or another shape, naming both; then nothing is copied.
+    left_out: sites whose parameters may be there though no module takes them.
+    Raises UserError for a missing name, another shape, and a parameter that no module takes; then nothing is copied.
     """
-    found = []
+    found, taken = [], {head for place in left_out for head in ORIGINAL[place]}
     for place, module in modules.items():
         embedding, mlp = ORIGINAL[place]
         # the MLP first: what a flat checkpoint lacks is best named by it
         for name, parameter in sorted(module.named_parameters(), key=lambda item: item[0] == "embedding"):
             if isinstance(module, SitePrefix) and module.flat:
+                theirs_is = mlp
                 value = _original_flat(names, mlp, module.shape)
             else:
-                value = _named(names, f"{embedding}.weight" if name == "embedding" else mlp + name.removeprefix("mlp"))
+                theirs_is = f"{embedding}.weight" if name == "embedding" else mlp + name.removeprefix("mlp")
+                value = _named(names, theirs_is)
+            taken.add(theirs_is)
             theirs, ours = tuple(value.shape), tuple(parameter.shape)
             if theirs != ours:
                 raise UserError(f"{place} {name}: the checkpoint has {theirs}, this prefix {ours}")
             found.append((parameter, value))
+    heads = {head for place in ORIGINAL.values() for head in place if head}
+    over = [name for name in names if name.split(".")[0] in heads and not {name, name.split(".")[0]} & taken]
+    if over:
+        raise UserError(
+            f"the checkpoint has {', '.join(sorted(over))} besides, which this prefix has no place for; make it in the "
+            "checkpoint's form (mid_dim, deep, infix, PrefixEmbTuning)"
+        )
     with torch.no_grad():
         for parameter, value in found:
             parameter.copy_(value)

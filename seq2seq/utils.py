@@ -1,10 +1,14 @@
-"""The few helpers that have no other room: the user's error, the command line's exit, precision, seeds."""
+"""The few helpers that have no other room: the user's error, the command line's exit, precision."""
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
 
 
 class UserError(Exception):
@@ -43,3 +47,15 @@ def resolve_precision(choice: Literal["auto", "32", "bf16"]) -> Literal["32", "b
     if choice != "auto":
         return choice
     return "bf16" if has_bf16_units() else "32"
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, else float32: the precision of what is trained on a base of this one."""
+    import torch
+
+    return torch.promote_types(dtype, torch.float32)
+
+
+def by_name(function: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a call by name. Raises TypeError for too many, and for one that is given twice."""
+    return dict(**inspect.signature(function).bind_partial(*args).arguments, **named)

@@ -169,11 +169,12 @@ def test_adapters_in_float32_serve_a_bf16_base() -> None:
 ORIGINAL_NAMES = {
     1: ["transformer.h.{}.adapter_block"],
     2: ["transformer.h.{}.adapter_block1", "transformer.h.{}.adapter_block2"],
+    "stacks": ["adapter_blocks1.{}", "adapter_blocks2.{}"],
     "mlp first": ["h.{}.mlp.adapter_block", "h.{}.attn.adapter_block"],
 }
 
 
-@pytest.mark.parametrize(("design", "names"), [(1, 1), (2, 2), (2, "mlp first")])
+@pytest.mark.parametrize(("design", "names"), [(1, 1), (2, 2), (2, "stacks"), (2, "mlp first")])
 def test_the_authors_names_are_read(design: int, names: int | str) -> None:
     adapters = adapted("gpt2", design)
     state: dict[str, Tensor] = {"module.transformer.wte.weight": torch.zeros(60, 32)}

@@ -103,6 +103,14 @@ class TestTheRecipeOfACall:
             name: float(value) if isinstance(taken[name], float) else value for name, value in options.items()
         }
 
+    def test_words_give_the_length_unless_they_or_it_are_the_recipes_own(self, tmp_path):
+        words = ["--lowdata_token", "table-to-text"]
+        assert arguments("--task", "e2e").preseqlen == 10
+        assert arguments("--task", "e2e", *words).preseqlen is None
+        assert arguments("--task", "e2e", *words, "--preseqlen", "7").preseqlen == 7
+        (tmp_path / "mine.yaml").write_text("preseqlen: 7\nlowdata_token: a name\n")
+        assert arguments(*words, "--config", str(tmp_path / "mine.yaml")).preseqlen == 7
+
     def test_gives_way_to_flags_wherever_they_stand(self, tmp_path):
         (tmp_path / "mine.yaml").write_text("preseqlen: 7\nmid_dim: 9\n")
         mine = ["--config", str(tmp_path / "mine.yaml")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from seq2seq.prefix_files import ORIGINAL
-from seq2seq.prefixTuning import PrefixTuning
+from seq2seq.prefixTuning import PrefixEmbTuning, PrefixTuning
 from seq2seq.utils import UserError
 
 FORMS = {"mlp": {}, "deep": {"deep": True}, "flat": {"mid_dim": 0}, "collapsed": {"deep": True}}
@@ -82,6 +83,14 @@ def other_weights(model: nn.Module) -> None:
     model.model.decoder.layers[0].fc1.weight.data.mul_(1.5)
 
 
+def one_other_weight(model: nn.Module) -> None:
+    model.model.decoder.layers[0].fc1.weight.data[17, 3] += 1
+
+
+def another_buffer(model: nn.Module) -> None:
+    model.final_logits_bias[0, 3] += 1
+
+
 @pytest.mark.parametrize(
     ("changes", "edit", "named"),
     [
@@ -89,6 +98,8 @@ def other_weights(model: nn.Module) -> None:
         ({"d_model": 16}, None, "hidden_size 32 there, 16 here"),
         ({"vocab_size": 61}, None, "vocab_size 60 there, 61 here"),
         ({}, other_weights, "fingerprint [0-9a-f]{16} there, [0-9a-f]{16} here"),
+        ({}, one_other_weight, "fingerprint"),
+        ({}, another_buffer, "fingerprint"),
     ],
 )
 def test_another_base_is_an_error_that_names_the_difference(
@@ -164,7 +175,7 @@ def check_equal(ours: list[tuple[Tensor, Tensor]], theirs: list[tuple[Tensor, Te
 
 
 @pytest.mark.parametrize("deep", [False, True])
-@pytest.mark.parametrize("start", ["", "model.", "module.model."])
+@pytest.mark.parametrize("start", ["", "model.", "module.model.", "model.module."])
 def test_the_authors_mlp_gives_the_authors_keys_and_values(start: str, deep: bool) -> None:
     prefix = tiny.prefixed("bart", deep=deep)
     state = original(prefix, deep)
@@ -237,6 +248,32 @@ def test_another_shape_is_an_error_that_names_both_and_nothing_is_loaded() -> No
     assert all(torch.equal(value, before[name]) for name, value in prefix.prefix.state_dict().items())
     with pytest.raises(UserError, match=r"mlp\.2\.weight.*\(8, 8\).*\(128, 8\)"):
         prefix.load_original(original(prefix, deep=True))
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "options", "lost"),
+    [
+        ("gpt2", PrefixTuning, {}, "wte2.weight"),  # an infix's
+        ("gpt2", PrefixEmbTuning, {"mid_dim": 0}, "control_trans.0.bias, control_trans.0.weight"),
+        ("gpt2", PrefixTuning, {}, "control_trans.4.weight"),  # a deep one's
+        ("bart", PrefixTuning, {}, "control_trans2.4.bias"),
+    ],
+)
+def test_a_parameter_without_a_place_is_an_error_that_names_it(
+    family: str, kind: Any, options: dict[str, Any], lost: str
+) -> None:
+    prefix = tiny.prefixed(family, kind=kind, **options)
+    state = original(tiny.prefixed(family)) if kind is PrefixTuning else {"wte.weight": torch.zeros(P, 32)}
+    state |= {name: torch.zeros(1) for name in lost.split(", ")} | {"input_tokens": torch.arange(P)}
+    with pytest.raises(UserError, match=f"has {lost} besides"):
+        prefix.load_original(state)
+
+
+def test_the_sites_that_a_prefix_leaves_out_are_not_read() -> None:
+    whole, part = tiny.prefixed("bart"), tiny.prefixed("bart", sites=["cross"])
+    state = original(whole)
+    part.load_original(state)
+    assert torch.equal(part.prefix["cross"].embedding, state["wte2.weight"])
 
 
 @pytest.mark.parametrize("shape", [(99,), (4, 1, 4, 5, 8), (4, 1, P, 8, 4), (2, 1, 4, P, 16)])

@@ -1,0 +1,82 @@
+"""What a prefix or adapters take over from the base they are put on: its precision, its mode, its ways to be called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from seq2seq.adapters import AdapterTuning
+from seq2seq.prefixTuning import PrefixEmbTuning, PrefixTuning
+
+Wrapped = PrefixTuning | AdapterTuning
+KINDS: dict[str, Any] = {
+    "prefix": lambda model, **options: PrefixTuning(model, 4, 8, **options),
+    "flat": lambda model, **options: PrefixTuning(model, 4, 0, **options),
+    "vectors": lambda model, **options: PrefixEmbTuning(model, 4, 8, **options),
+    "adapters": lambda model, **options: AdapterTuning(model, 6, **options),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+@pytest.mark.parametrize(
+    ("base", "trained"),
+    [(torch.float64, torch.float64), (torch.float32, torch.float32), (torch.bfloat16, torch.float32)],
+)
+def test_what_is_trained_is_as_exact_as_the_base_and_at_least_float32(
+    kind: str, family: str, base: torch.dtype, trained: torch.dtype
+) -> None:
+    wrapped = KINDS[kind](tiny.base(family, dtype=base))
+    assert {p.dtype for p in wrapped.parameters() if p.requires_grad} == {trained}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("training", [True, False])
+def test_it_is_in_the_bases_mode(kind: str, training: bool) -> None:
+    assert KINDS[kind](tiny.base("bart").train(training)).training is training
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bases_dropout_is_off_from_the_start_where_it_is_to_be(kind: str) -> None:
+    wrapped = KINDS[kind](tiny.base("gpt2").train(), base_dropout=False)
+    assert wrapped.training and not any(module.training for module in wrapped.model.modules())
+    first, second = (wrapped(**tiny.batch("gpt2")).loss for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_read_back_is_in_eval_mode(kind: str, tmp_path: Path) -> None:
+    options = {} if kind == "adapters" else {"dropout": 0.5}
+    wrapped = KINDS[kind](tiny.base("gpt2"), **options)
+    wrapped.save_pretrained(tmp_path)
+    back = type(wrapped).from_pretrained(tmp_path, tiny.base("gpt2").train())
+    assert not any(module.training for module in back.modules())
+    texts = [back.generate(**tiny.prompts("gpt2"), max_new_tokens=6, do_sample=False) for _ in range(3)]
+    assert torch.equal(texts[0], texts[1]) and torch.equal(texts[0], texts[2])
+
+
+@pytest.mark.parametrize("kind", ["prefix", "adapters"])
+@pytest.mark.parametrize("family", ["bart", "gpt2", "llama"])
+def test_it_is_called_as_the_base_is(kind: str, family: str) -> None:
+    wrapped, inputs = KINDS[kind](tiny.base(family)), tiny.batch(family)
+    named = wrapped(**inputs)
+    as_tuple = wrapped(**inputs, return_dict=False)
+    assert isinstance(as_tuple, tuple)
+    assert torch.equal(as_tuple[0], named.loss) and torch.equal(as_tuple[1], named.logits)
+    positional = wrapped(inputs["input_ids"], attention_mask=inputs["attention_mask"], labels=inputs["labels"])
+    assert torch.equal(positional.logits, named.logits)
+    with pytest.raises(TypeError, match="input_ids"):
+        wrapped(inputs["input_ids"], **inputs)
+
+
+@pytest.mark.parametrize("kind", ["prefix", "adapters"])
+def test_the_losses_of_accumulated_batches_are_divided_by_their_tokens(kind: str) -> None:
+    """transformers' Trainer hands their number down, and sums."""
+    wrapped, inputs = KINDS[kind](tiny.base("gpt2")), tiny.batch("gpt2")
+    tokens = (inputs["labels"][:, 1:] != -100).sum()
+    total = wrapped(**inputs, num_items_in_batch=torch.tensor(5)).loss * 5
+    tiny.close(total, wrapped(**inputs).loss * tokens)
