@@ -65,8 +65,10 @@ class SharedLayer(DynamicLayer):
         more = columns - self.capacity
         if more > 0:
             more += (SPARE_STEPS - 1) * self.beams
-            self.keys = nn.functional.pad(self.keys.transpose(2, 3), (0, more)).transpose(2, 3)  # type: ignore[union-attr]
-            self.values = nn.functional.pad(self.values, (0, 0, 0, more))  # type: ignore[arg-type]
+            keys: Tensor = self.keys.transpose(2, 3)  # type: ignore[union-attr]
+            self.keys = torch.cat((keys, keys.new_zeros(*keys.shape[:3], more)), dim=3).transpose(2, 3)
+            zeros = keys.new_zeros(*keys.shape[:2], more, keys.shape[2])
+            self.values = torch.cat((self.values, zeros), dim=2)  # type: ignore[arg-type]
 
     def select_sources(self, sources: Tensor) -> None:
         """Keep some sources (their indices), drop the others."""

@@ -47,6 +47,7 @@ OTHER_LOOPS = (
     "stop_strings",
     "token_healing",
 )
+DROP_SHARE = 8  # finished sources leave once they are an eighth of the batch: leaving copies what the others keep
 # Rules that look at each row by itself, so that other rows may leave the batch.
 ROW_BY_ROW = {
     logits_process.ForcedBOSTokenLogitsProcessor,
@@ -144,7 +145,7 @@ def beam_search(
         more, *done = torch.cat((goes_on[None], beams.done(config))).tolist()  # the step's one wait for the device
         if not more or all(done):
             break
-        if drop_finished and any(done):
+        if drop_finished and sum(done) * DROP_SHARE >= len(done):
             best = best.put(places, beams)
             kept = torch.tensor([i for i, is_done in enumerate(done) if not is_done], device=places.device)
             places, beams = places[kept], beams.select(kept)

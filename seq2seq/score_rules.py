@@ -43,8 +43,16 @@ def _no_repeated_ngram(rule: Any, tokens: Tensor, scores: Tensor) -> Tensor:
     return scores.scatter_reduce_(1, last, scores.gather(1, last).masked_fill_(repeats, FORBIDDEN), "amin")
 
 
+def _no_bad_words(rule: Any, tokens: Tensor, scores: Tensor) -> Tensor:
+    if any(len(word) > 1 for word in rule.sequence_bias):
+        return rule(tokens, scores)
+    words = scores.new_tensor([word[0] for word in rule.sequence_bias], dtype=tokens.dtype)
+    return scores.index_fill_(1, words, FORBIDDEN)
+
+
 IN_PLACE: dict[type, Callable[[Any, Tensor, Tensor], Tensor]] = {
     rules.MinLengthLogitsProcessor: _min_length,
     rules.MinNewTokensLengthLogitsProcessor: _min_new_tokens,
+    rules.NoBadWordsLogitsProcessor: _no_bad_words,
     rules.NoRepeatNGramLogitsProcessor: _no_repeated_ngram,
 }

@@ -388,6 +388,7 @@ def test_fast_layers_compute_in_autocasts_precision() -> None:
         MinNewTokensLengthLogitsProcessor(2, 4, 2),
         *(NoRepeatNGramLogitsProcessor(size) for size in (1, 2, 3, 7)),
         NoBadWordsLogitsProcessor([[3], [4, 0]], 2),
+        NoBadWordsLogitsProcessor([[3], [5]], 2),
     ],
     ids=lambda rule: f"{type(rule).__name__}{vars(rule)}"[:60],
 )
