@@ -326,12 +326,20 @@ def checkpoint_in_eval_mode(model: PreTrainedModel) -> Iterator[bool]:
     """While open, layers in eval mode checkpoint too, though transformers' checkpoint only while training.
 
     They compute as in eval mode: their dropouts stay off. Yields whether there are such layers.
+    Raises UserError for reentrant checkpoints: they free the graph that the layers' prefixes share with the first of
+    them, and lose the gradient where a layer's input has none.
     """
-    layers: list[Any] = [
+    checkpointed: list[Any] = [
         layer
         for layer in model.modules()
-        if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing and not layer.training
+        if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing
     ]
+    if any(getattr(layer._gradient_checkpointing_func, "keywords", {}).get("use_reentrant") for layer in checkpointed):
+        raise UserError(
+            "gradient checkpointing with use_reentrant=True cannot train what is put into a frozen base; "
+            'give gradient_checkpointing_enable({"use_reentrant": False})'
+        )
+    layers = [layer for layer in checkpointed if not layer.training]
     stock = [layer._gradient_checkpointing_func for layer in layers]
     for layer, checkpoint in zip(layers, stock, strict=True):
         layer.training, layer._gradient_checkpointing_func = True, partial(_checkpoint_in_eval_mode, layer, checkpoint)

@@ -11,6 +11,7 @@ import torch
 
 from seq2seq.adapters import AdapterTuning
 from seq2seq.prefixTuning import PrefixEmbTuning, PrefixTuning
+from seq2seq.utils import UserError
 
 Wrapped = PrefixTuning | AdapterTuning
 KINDS: dict[str, Any] = {
@@ -80,3 +81,14 @@ def test_the_losses_of_accumulated_batches_are_divided_by_their_tokens(kind: str
     tokens = (inputs["labels"][:, 1:] != -100).sum()
     total = wrapped(**inputs, num_items_in_batch=torch.tensor(5)).loss * 5
     tiny.close(total, wrapped(**inputs).loss * tokens)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+def test_reentrant_checkpoints_are_an_error_that_says_what_to_type(kind: str, family: str) -> None:
+    wrapped = KINDS[kind](tiny.base(family)).train()
+    wrapped.model.gradient_checkpointing_enable({"use_reentrant": True})
+    with pytest.raises(UserError, match=r'gradient_checkpointing_enable\(\{"use_reentrant": False\}\)'):
+        wrapped(**tiny.batch(family))
+    wrapped.model.gradient_checkpointing_enable({"use_reentrant": False})
+    wrapped(**tiny.batch(family)).loss.backward()
