@@ -44,7 +44,10 @@ class SharedLayer(DynamicLayer):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write the prompt (B, H, T, D), or one token of each beam (B·N, H, 1, D); returns the pools."""
+        """Write the prompt (B, H, T, D), or one token of each beam (B·N, H, 1, D); returns the pools.
+
+        `make_room` comes before a token: the step's masks have the pool's width.
+        """
         self.tokens += key_states.shape[2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)

@@ -46,8 +46,9 @@ def _no_repeated_ngram(rule: Any, tokens: Tensor, scores: Tensor) -> Tensor:
 def _no_bad_words(rule: Any, tokens: Tensor, scores: Tensor) -> Tensor:
     if any(len(word) > 1 for word in rule.sequence_bias):
         return rule(tokens, scores)
-    words = scores.new_tensor([word[0] for word in rule.sequence_bias], dtype=tokens.dtype)
-    return scores.index_fill_(1, words, FORBIDDEN)
+    for (word,) in rule.sequence_bias:  # one by one: their list as a tensor would wait for a GPU in every step
+        scores[:, word] = FORBIDDEN
+    return scores
 
 
 IN_PLACE: dict[type, Callable[[Any, Tensor, Tensor], Tensor]] = {

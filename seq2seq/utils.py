@@ -58,4 +58,6 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
 
 def by_name(function: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
     """All arguments of a call by name. Raises TypeError for too many, and for one that is given twice."""
+    if not args:  # as in every training step: a signature costs more than a small layer
+        return named
     return dict(**inspect.signature(function).bind_partial(*args).arguments, **named)

@@ -23,7 +23,7 @@ def tokenizer(tmp_path_factory):
 
 
 class Always:
-    """A random generator that draws the least number, or here: takes every telling word, and joins none."""
+    """In a random generator's place: every telling word is taken, none is joined, nothing is shuffled."""
 
     def __init__(self) -> None:
         self.first = True
