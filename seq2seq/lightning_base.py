@@ -24,12 +24,19 @@ from seq2seq.prefix_attention import attention_can_change, disable_prefix, enabl
 from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.text_forms import IGNORE
 from seq2seq.tuning import Tuned, tune
+from seq2seq.unpadded import can_unpad, real_tokens, unpadded
 from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-NO_INPUTS = ("labels", "index", "positions", "padded")  # of a batch: what the model's forward does not take
+NO_INPUTS = (
+    "labels",
+    "index",
+    "positions",
+    "padded",
+    "real_tokens",
+)  # of a batch: what the model's forward does not take
 
 
 class BaseTransformer(pl.LightningModule):
@@ -85,7 +92,10 @@ class BaseTransformer(pl.LightningModule):
         """Find a training batch's targets and padding on the CPU: a look on a GPU would wait for all work before."""
         if not self.trainer.training:
             return batch
-        return {**batch, "positions": target_positions(self.targets(batch)), "padded": holds_padding(batch)}
+        found: dict[str, Any] = {"positions": target_positions(self.targets(batch)), "padded": holds_padding(batch)}
+        if can_unpad(self.base) and (real := real_tokens(batch["attention_mask"])) is not None:
+            found["real_tokens"] = real
+        return {**batch, **found}
 
     def targets(self, batch: dict[str, Tensor]) -> Tensor:
         """The token to predict at each position (B, T), -100 where there is none."""
@@ -102,7 +112,11 @@ class BaseTransformer(pl.LightningModule):
             inputs["decoder_input_ids"] = shift_right(batch["labels"], model.config)
         positions = batch["positions"] if "positions" in batch else target_positions(targets)
         base = model.model if isinstance(model, Tuned) else model
-        with logits_at(base, positions), padding_known(batch.get("padded")):  # type: ignore[arg-type]
+        with (
+            unpadded(base, batch["input_ids"], batch.get("real_tokens")) as places,
+            logits_at(base, places(positions)),
+            padding_known(batch.get("padded")),  # type: ignore[arg-type]
+        ):
             logits = model(**inputs, use_cache=False).logits.flatten(0, 1)  # [0] would zero it all backward
         return logits, targets.flatten()[positions]
 
@@ -117,6 +131,8 @@ class BaseTransformer(pl.LightningModule):
                 f"--distill_from: the teacher has {theirs} tokens, the base {ours}; take one of this base's"
             )
         self.teacher = teacher.requires_grad_(False)
+        if attention_can_change(teacher):
+            enable_prefix(teacher)  # the same, faster
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits, targets = self.predictions(batch)

@@ -107,14 +107,18 @@ class _TargetLoss(torch.autograd.Function):
                 losses -= smoothing * block.mean(1, keepdim=True)
             total += losses.sum()
             if gradient is not None:
-                weights_RV.div_(sums).scatter_add_(1, column, torch.full_like(losses, smoothing - 1))
+                weights_RV.div_(sums * divisor).scatter_add_(
+                    1, column, torch.full_like(losses, (smoothing - 1) / divisor)
+                )
                 if smoothing:
-                    weights_RV.sub_(smoothing / block.shape[1])
-                gradient[first : first + rows] = weights_RV.div_(divisor)
+                    weights_RV.sub_(smoothing / block.shape[1] / divisor)
+                gradient[first : first + rows] = weights_RV
         ctx.save_for_backward(*([] if gradient is None else [gradient]))
         return total.div_(divisor)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream[0].to(gradient.dtype), None, None, None
+        if upstream[0].device.type != "cpu" or upstream[0] != 1:  # on a GPU a look would wait
+            gradient = gradient * upstream[0].to(gradient.dtype)
+        return gradient, None, None, None

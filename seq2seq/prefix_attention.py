@@ -30,6 +30,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from seq2seq.fast_layers import fuse_gelu, unfuse_gelu
 from seq2seq.padding import without_look
 from seq2seq.product_attention import attend_by_products, attend_one_token, products_pay
+from seq2seq.unpadded import TOKENS, RealTokens
 from seq2seq.utils import UserError
 
 KEYWORD = "prefix_key_values"  # the keyword argument under which the prefix travels
@@ -169,6 +170,11 @@ def _attend_with_prefix(attend: Callable[..., Any]) -> Callable[..., Any]:
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         live: LivePrefix | None = kwargs.pop(KEYWORD, None)
+        tokens: RealTokens | None = kwargs.pop(TOKENS, None)
+        if tokens is not None:  # (1, H, N, D); their mask says nothing
+            query, key, value = (tokens.in_rows(x.transpose(1, 2)).transpose(1, 2) for x in (query, key, value))
+            output, weights = attention(module, query, key, value, None, **{KEYWORD: live}, **kwargs)
+            return tokens.in_a_row(output), weights
         if live is not None and live.recorded is not None:
             live.recorded[module] = key, value
         beams_share = len(query) != len(key)
