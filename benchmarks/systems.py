@@ -29,7 +29,7 @@ from seq2seq.generation import generate
 from seq2seq.lightning_base import shift_right
 from seq2seq.losses import logits_at, next_tokens, target_loss, target_positions
 from seq2seq.prefixTuning import PrefixTuning
-from seq2seq.unpadded import can_unpad, real_tokens, unpadded
+from seq2seq.unpadded import real_tokens, unpadded
 
 WARM_UP_TOKENS = 2
 ADAPTERS = "adapters"
@@ -112,7 +112,7 @@ def loss_on_targets(prefix: Any, batch: dict[str, Tensor]) -> Tensor:
         targets = next_tokens(targets)
     positions = target_positions(targets)
     base = prefix.model
-    real = real_tokens(batch["attention_mask"]) if can_unpad(base) else None
+    real = real_tokens(batch["attention_mask"])
     with unpadded(base, batch["input_ids"], real) as places, logits_at(base, places(positions)):
         logits = prefix(**rest, use_cache=False).logits.flatten(0, 1)
     return target_loss(logits, targets.flatten()[positions])

@@ -30,13 +30,8 @@ from seq2seq.utils import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-NO_INPUTS = (
-    "labels",
-    "index",
-    "positions",
-    "padded",
-    "real_tokens",
-)  # of a batch: what the model's forward does not take
+# What the model's forward does not take of a batch.
+NO_INPUTS = ("labels", "index", "positions", "padded", "real_tokens")
 
 
 class BaseTransformer(pl.LightningModule):

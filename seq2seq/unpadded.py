@@ -77,7 +77,7 @@ def unpadded(model: Any, input_ids: Tensor, places: Tensor | None) -> Iterator[C
             return args, given
         positions = given.get("position_ids")
         if positions is None:
-            positions = torch.arange(tokens.length, device=input_ids.device).expand(tokens.batch, -1)
+            positions = torch.arange(tokens.length, device=input_ids.device)
         return args, {
             **given,
             "input_ids": tokens.in_a_row(input_ids),

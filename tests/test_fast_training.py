@@ -15,6 +15,7 @@ from seq2seq.fast_layers import FusedGELU
 from seq2seq.losses import logits_at, next_token_loss, next_tokens, target_loss, target_positions
 from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.product_attention import MOST_WEIGHTS, attend_by_products, products_pay
+from seq2seq.unpadded import unpadded
 
 FAMILIES = ["bart", "gpt2", "llama", "t5gemma"]
 
@@ -27,16 +28,19 @@ def labelled(family: str) -> dict[str, Tensor]:
     return inputs
 
 
-def step_on_targets(prefix: PrefixTuning, inputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and gradients as the Lightning modules compute them."""
+def step_on_targets(
+    prefix: PrefixTuning, inputs: dict[str, Tensor], places: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss and gradients as the Lightning modules compute them, of the real tokens at places alone where given."""
     prefix.zero_grad()
+    torch.manual_seed(5)
     inputs = dict(inputs)
     labels, is_decoder = inputs.pop("labels"), not prefix.config.is_encoder_decoder
     if not is_decoder:
         inputs["decoder_input_ids"] = labels.roll(1, 1).clamp(min=2)
     targets = next_tokens(labels) if is_decoder else labels
     positions = target_positions(targets)
-    with logits_at(prefix.model, positions):
+    with unpadded(prefix.model, inputs["input_ids"], places) as place, logits_at(prefix.model, place(positions)):
         logits = prefix(**inputs).logits[0]
     loss = torch.nn.functional.cross_entropy(logits, targets.flatten()[positions])
     loss.backward()

@@ -6,31 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from test_fast_training import labelled
+from test_fast_training import labelled, step_on_targets
 from test_host_waits import batch_of, meta_autocast, module_of, to_meta  # noqa: F401  a fixture
 from tiny import base, batch, check_same_step, prefixed, prompts
-from torch import Tensor
 
-from seq2seq.losses import logits_at, next_tokens, target_positions
-from seq2seq.prefixTuning import PrefixEmbTuning, PrefixTuning
+from seq2seq.prefixTuning import PrefixEmbTuning
 from seq2seq.records import Record
-from seq2seq.unpadded import RealTokens, can_unpad, real_tokens, unpadded
+from seq2seq.unpadded import RealTokens, can_unpad, real_tokens
 
 UNEQUAL = [Record("a", ("b",)), Record("a man a plan", ("a canal and a boat on it",))]
-
-
-def step(prefix: PrefixTuning, inputs: dict[str, Tensor], places: Tensor | None) -> Any:
-    """Loss and gradients, with the tokens at places alone where they are given."""
-    prefix.zero_grad()
-    torch.manual_seed(5)
-    inputs = dict(inputs)
-    targets = next_tokens(inputs.pop("labels"))
-    positions = target_positions(targets)
-    with unpadded(prefix.model, inputs["input_ids"], places) as place, logits_at(prefix.model, place(positions)):
-        logits = prefix(**inputs).logits[0]
-    loss = torch.nn.functional.cross_entropy(logits, targets.flatten()[positions])
-    loss.backward()
-    return loss.detach(), {name: p.grad.clone() for name, p in prefix.prefix.named_parameters()}
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -47,7 +31,7 @@ def test_a_step_on_real_tokens_is_the_step_with_padding(
     if checkpointing:
         prefix.model.gradient_checkpointing_enable({"use_reentrant": False})
     places = real_tokens(inputs["attention_mask"])
-    check_same_step(step(prefix, inputs, places), step(prefix, inputs, None))
+    check_same_step(step_on_targets(prefix, inputs, places), step_on_targets(prefix, inputs))
 
 
 def test_an_infixs_step_on_real_tokens_is_the_step_with_padding() -> None:
@@ -55,7 +39,7 @@ def test_an_infixs_step_on_real_tokens_is_the_step_with_padding() -> None:
     sources = prompts("gpt2")
     inputs |= {"source_ids": sources["input_ids"], "source_attention_mask": sources["attention_mask"]}
     places = real_tokens(inputs["attention_mask"])
-    check_same_step(step(prefix, inputs, places), step(prefix, inputs, None))
+    check_same_step(step_on_targets(prefix, inputs, places), step_on_targets(prefix, inputs))
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -64,7 +48,7 @@ def test_layers_see_real_tokens_alone(family: str) -> None:
     layers: Any = prefix.model.base_model
     layers = layers.h if family == "gpt2" else layers.layers
     layers[0].mlp.register_forward_hook(lambda module, args, output: seen.append(tuple(output.shape[:2])))
-    step(prefix, inputs, real_tokens(inputs["attention_mask"]))
+    step_on_targets(prefix, inputs, real_tokens(inputs["attention_mask"]))
     assert seen == [(1, int(inputs["attention_mask"].sum()))]
 
 
