@@ -16,10 +16,9 @@ from benchmarks import memory, roofline, startup
 from benchmarks.adapters_peer import AdaptersWorker
 from benchmarks.shapes import E2E_LENGTHS, Setting, base_model
 from benchmarks.systems import ADAPTERS, measure, systems_of
-from seq2seq.utils import resolve_precision
+from seq2seq.utils import has_bf16_units, resolve_precision
 
 Precision = Literal["32", "bf16"]
-PRECISIONS: tuple[Precision, ...] = ("32", "bf16")
 BART_TRAIN = (
     "ours", "ours decoder only", "ours decoder only, flat", "peft", "peft with MLP", ADAPTERS, "floor", "fine-tuning",
 )  # fmt: skip
@@ -56,6 +55,11 @@ class Plan:
     python: Path | None = None
     worker: AdaptersWorker | None = None
 
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Those measured; bf16 not where the processor has no units for it, for a step then takes minutes."""
+        return ("32", "bf16") if self.quick or has_bf16_units() else ("32",)
+
     def setting(self, item: Literal["beam", "train"], family: Literal["bart", "gpt2"], **changes: Any) -> Setting:
         """The family's own shape, or a tiny one."""
         tiny = {"layers": 1, "width": 48, "batch": 2, "source": 12, "target": 4, "beams": 2, "mid_dim": 8}
@@ -64,17 +68,17 @@ class Plan:
 
 
 def compare(plan: Plan, setting: Setting, names: tuple[str, ...]) -> dict[str, Any]:
-    """All systems in both precisions, taking turns in one run."""
+    """All systems in all precisions, taking turns in one run."""
     systems = {
         (precision, name): system
-        for precision in PRECISIONS
+        for precision in plan.precisions
         for name, system in systems_of(replace(setting, precision=precision), names, plan.worker).items()
     }
     flat = measure({f"{precision}/{name}": system for (precision, name), system in systems.items()},
                    plan.turns, plan.budget)  # fmt: skip
     if plan.worker:
         plan.worker.ask("forget")
-    turns = {p: {name: flat[f"{p}/{name}"] for q, name in systems if q == p} for p in PRECISIONS}
+    turns = {p: {name: flat[f"{p}/{name}"] for q, name in systems if q == p} for p in plan.precisions}
     return {"work": asdict(setting), "turns": turns}
 
 
@@ -102,7 +106,7 @@ def peak_memory(plan: Plan) -> dict[str, Any]:
     """Bytes of a BART training step at its peak, each system in a fresh process."""
     setting = plan.setting("train", "bart")
     peaks: dict[str, dict[str, int]] = {}
-    for precision in PRECISIONS:
+    for precision in plan.precisions:
         of = replace(setting, precision=precision)
         peaks[precision] = {name: memory.peak_of(name, of, plan.threads) for name in MEMORY}
         if plan.python:
@@ -146,7 +150,7 @@ def start_up(plan: Plan) -> dict[str, Any]:
 def rates(plan: Plan) -> dict[str, Any]:
     """This machine's matrix-product rates; the shares reached follow from them and the other items."""
     square, seconds = (64, 0.01) if plan.quick else (4096, 2.0)
-    return {"rates": roofline.product_rates(plan.setting("beam", "bart"), square, seconds)}
+    return {"rates": roofline.product_rates(plan.setting("beam", "bart"), plan.precisions, square, seconds)}
 
 
 ITEMS: dict[str, Callable[[Plan], dict[str, Any]]] = {

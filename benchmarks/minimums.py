@@ -69,7 +69,7 @@ def _faster(results: dict[str, Any], name: str, precision: str, theirs: str, our
     where = "default against default" if precision == "default" else precision
     what = f"{NAMES[name]}, {where}: {theirs} over {ours}"
     turns = results["items"].get(name, {}).get("turns", {})
-    if not turns or theirs not in turns["32"]:
+    if theirs not in turns.get("32" if precision == "default" else precision, {}):
         return Check(what, f"≥ {least:g}", "not measured", None)
     if precision == "default":
         found = default_ratio(results["items"][name], theirs, results)

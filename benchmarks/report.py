@@ -58,6 +58,8 @@ def head(results: dict[str, Any]) -> str:
         f"* Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, "
         f"{sum(item['took'] for item in items.values()) / 60:.0f} minutes in all.",
     ]
+    if automatic(results) == "32" and not machine["quick"]:
+        lines.append("* bf16 is left out: this processor has no units for it, and takes minutes for a step.")
     if machine["quick"]:
         lines.append("* **`--quick`: tiny models. These figures say nothing about speed.**")
     lines += [

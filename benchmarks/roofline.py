@@ -85,11 +85,14 @@ def search_flops(setting: Setting) -> float:
     return total + rows * (tokens(steps, seen) + steps * 2.0 * d * setting.vocabulary)
 
 
-def product_rates(setting: Setting, square: int, seconds: float) -> dict[str, dict[str, float]]:
+def product_rates(
+    setting: Setting, precisions: tuple[str, ...], square: int, seconds: float
+) -> dict[str, dict[str, float]]:
     """Operations a second of matrix products, by precision and shape.
 
     Args:
         setting: whose shapes are measured besides: a training batch's tokens, and one token of each beam.
+        precisions: 32 or bf16.
         square: rows and columns of the big product.
         seconds: for each shape.
     """
@@ -103,8 +106,11 @@ def product_rates(setting: Setting, square: int, seconds: float) -> dict[str, di
         "beam step: output layer": (rows, d, setting.vocabulary),
     }
     return {
-        precision: {f"{name} {m} x {k} x {n}": rate_of(m, k, n, dtype, seconds) for name, (m, k, n) in shapes.items()}
-        for precision, dtype in DTYPES.items()
+        precision: {
+            f"{name} {m} x {k} x {n}": rate_of(m, k, n, DTYPES[precision], seconds)
+            for name, (m, k, n) in shapes.items()
+        }
+        for precision in precisions
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from benchmarks import adapters_peer, bench, items, memory, startup  # noqa: E40
 from benchmarks.adapters_peer import AdaptersWorker, Unavailable, python_of_environment  # noqa: E402
 from benchmarks.bench import Options, read_results  # noqa: E402
 from benchmarks.items import BART_TRAIN, BEAM, GPT2_TRAIN, MEMORY, Plan  # noqa: E402
+from benchmarks.machine import describe  # noqa: E402
 from benchmarks.minimums import checks  # noqa: E402
 from benchmarks.ratios import automatic, default_ratio, ratio  # noqa: E402
+from benchmarks.report import write_report  # noqa: E402
 from benchmarks.roofline import rate_of, search_flops, training_flops  # noqa: E402
 from benchmarks.shapes import E2E_LENGTHS, Setting, base_model, inputs_of, search_options  # noqa: E402
 from benchmarks.systems import System, beam_systems, measure, systems_of, train_step  # noqa: E402
@@ -243,6 +246,32 @@ def test_default_against_default_is_the_peers_float32_over_our_automatic_precisi
         assert default_ratio(item, "peft", results).median == expected
         check = next(check for check in checks(results) if "default" in check.what and "BART beam" in check.what)
         assert (check.measured, check.met) == (f"{expected:.2f} ({expected:.2f}-{expected:.2f})", False)
+
+
+def test_without_bf16_units_only_float32_is_measured_and_the_report_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(items, "has_bf16_units", lambda: False)
+    plan = Plan(turns=1, budget=1.0, threads=1)
+    assert plan.precisions == ("32",)
+    assert replace(plan, quick=True).precisions == ("32", "bf16")
+    monkeypatch.setattr(items, "has_bf16_units", lambda: True)
+    assert plan.precisions == ("32", "bf16")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    found = {
+        name: {**item, "turns": {"32": item["turns"]["32"]}} if name.startswith("bart") else item
+        for name, item in RESULTS["items"].items()
+    }
+    found["memory"] = {**found["memory"], "bytes": {"32": found["memory"]["bytes"]["32"]}}
+    found["roofline"] = {"rates": {"32": {"big square": 2e9}}}
+    stamp = {"adapters": {"missing": "left out"}, "date": "2026-01-01", "took": 1.0}
+    machine = {**describe(1), "quick": False}
+    write_report({"machine": machine, "items": {name: {**item, **stamp} for name, item in found.items()}}, tmp_path)
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "bf16 is left out: this processor has no units for it" in text
+    assert "| BART beam search, bf16: peft over ours | ≥ 3 | not measured | - |" in text
+    assert "| BART beam search, default against default: peft over ours | ≥ 7 | 3.00 (3.00-3.00) | **no** |" in text
 
 
 def test_ratios_are_of_the_turns_that_both_took() -> None:
