@@ -25,7 +25,7 @@ def main() -> int:
 
         generate(options)
 
-    return command(work)
+    return command(work, interrupted="interrupted; the same command goes on where it was")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import fields, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,14 @@ from seq2seq.decoding import decode, generate_texts
 from seq2seq.finetune import BART, chosen_task
 from seq2seq.loading import Family, load_run
 from seq2seq.partial_outputs import PartialOutputs
+from seq2seq.readers import ending, numbered_lines, table_records, texts
 from seq2seq.records import Record, first_of_each_part, load_records
 from seq2seq.report import Report
 from seq2seq.runs import Run, write_atomically
-from seq2seq.tasks import Search, Task
+from seq2seq.tasks import Task
 from seq2seq.text_forms import TextForm
 from seq2seq.training import quiet_libraries
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, device
 
 CARRIED_RUN = Path(__file__).parent / "carried" / "sample_tables"
 TASKS_OWN = (
@@ -52,28 +53,28 @@ def generate(options: GenerationArguments) -> None:
     if options.input is None:
         records = read_split(task, arguments, options)
     elif options.input != STANDARD_INPUT:
-        records = read_sources(Path(options.input))
+        records = read_sources(Path(options.input))[: options.n_test]
     family = family_of(run)
     model, tokenizer = load_run(run, arguments, task, family)
     model.eval()
     form = family.form(arguments, tokenizer)
     if records is None:
-        answer_lines(model, form, task.search, sys.stdin)
+        answer_lines(model, form, task, sys.stdin)
         return
-    output = output_file(options, run)
-    kept = output or Path(options.input or "").resolve()
-    partial = PartialOutputs(kept.with_name(f"{kept.name}.partial"), follows_from(run, records, task, arguments))
-    if partial.texts:
-        print(f"going on after {len(partial.texts)} of {len(records)} texts", file=sys.stderr)
-    progress = replace(arguments, progress=arguments.progress and output is not None)
-    texts = decode(model, form, records, task, progress, options.input or options.split, partial)
+    output, what = output_file(options, run), options.input or options.split or "test"
     if output is None:
-        print("\n".join(texts))
-    else:
-        write_outputs(output, records, texts)
-    if options.input is None:
-        report(run, task, records, texts, options, arguments.mode)
-    partial.remove()
+        decoded = decode(model, form, records, task, replace(arguments, progress=False), what)
+        print("\n".join(map(in_a_line, decoded)))
+        return
+    kept = output.with_name(f"{output.name}.partial")
+    with PartialOutputs(kept, follows_from(run, records, task, arguments)) as partial:
+        if partial.texts:
+            print(f"going on after {len(partial.texts)} of {len(records)} texts", file=sys.stderr)
+        decoded = decode(model, form, records, task, arguments, what, partial)
+        write_outputs(output, records, decoded)
+        if options.input is None:
+            report(run, task, records, decoded, options, arguments.mode)
+        partial.remove()
 
 
 def as_arguments(options: GenerationArguments, run: Run) -> Arguments:
@@ -81,67 +82,63 @@ def as_arguments(options: GenerationArguments, run: Run) -> Arguments:
     known = {f.name for f in fields(Arguments)}
     own = {name: value for name, value in run.read_config().items() if name in known}
     given = {f.name: getattr(options, f.name) for f in fields(options) if f.name in known}
-    defaults = {f.name: f.default for f in fields(options)}
-    changed = {name: value for name, value in given.items() if value != defaults[name]}
-    changed.pop("overwrite", None)
-    if options.task or options.data_dir:  # another task's lengths and search are its own
+    changed = {name: value for name, value in given.items() if value is not None and name != "overwrite"}
+    if options.task:  # another task's data, lengths and search are its own
         own = {name: value for name, value in own.items() if name not in ("task", "data_dir", *TASKS_OWN)}
     return Arguments(**{**own, **changed, "do_train": False, "prefix_model_path": str(run.directory)})
 
 
 def family_of(run: Run) -> Family:
     """Whether the run's base is an encoder-decoder or a decoder, from its own files."""
-    if run.prefix_config.is_file():
-        model_type = json.loads(run.prefix_config.read_text())["base"]["model_type"]
-    elif run.adapters_config.is_file():
-        model_type = json.loads(run.adapters_config.read_text())["base"]["model_type"]
-    elif (run.model / "config.json").is_file():
-        model_type = json.loads((run.model / "config.json").read_text())["model_type"]
-    else:
+    of_a_base = run.model / "config.json"
+    path = next((p for p in (run.prefix_config, run.adapters_config, of_a_base) if p.is_file()), None)
+    if path is None:
         raise UserError(
             f"{run.directory}: holds neither prefix.safetensors nor model/; let the run finish with --resume"
         )
-    return BART if CONFIG_MAPPING[model_type]().is_encoder_decoder else GPT2
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kind = CONFIG_MAPPING[(config if path == of_a_base else config["base"])["model_type"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is damaged ({error!r}); train the run again, or give another") from error
+    return BART if kind().is_encoder_decoder else GPT2
 
 
 def read_split(task: Task, arguments: Arguments, options: GenerationArguments) -> list[Record]:
     """The split's records, at most --n_test of each part."""
-    records = load_records(task, arguments.data_dir, options.split)
+    records = load_records(task, arguments.data_dir, options.split or "test")
     for line in records.report():
         print(line, file=sys.stderr)
     return records.items if arguments.n_test is None else first_of_each_part(records.items, arguments.n_test)
 
 
 def read_sources(path: Path) -> list[Record]:
-    """A source a line, or the `source` (and `references`) of json lines; a blank line is a mistake, for outputs align.
+    """A source a line as it stands, or the `source` (and `references`) of json lines, csv or parquet records.
 
-    Raises UserError with file:line.
+    A blank line is a mistake, for outputs align. Raises UserError with file:line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise UserError(f"--input {path}: cannot be read ({reason}); give a text file with a source a line") from error
+    if not path.exists() or path.is_dir():
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise UserError(f"--input {path}: {what}; give a text file with a source a line")
+    rows: Iterable[tuple[str, str, list[str]]]
+    if ending(path) in (".jsonl", ".json", ".csv", ".parquet"):
+        rows = ((place, *_source_of(row, place)) for place, row in table_records(path))
+    else:
+        rows = ((f"{path}:{number}", line, []) for number, line in numbered_lines(path))
     records = []
-    for number, line in enumerate(lines, start=1):
-        source: str = line.strip()
-        references: tuple[str, ...] = ()
-        if path.suffix == ".jsonl":
-            source, references = _json_source(line, f"{path}:{number}")
+    for place, source, references in rows:
         if not source.strip():
-            raise UserError(f"{path}:{number}: empty source; remove the line")
-        records.append(Record(source, references))
+            raise UserError(f"{place}: empty source; remove the line")
+        records.append(Record(source, tuple(references)))
     if not records:
         raise UserError(f"--input {path}: holds no source")
     return records
 
 
-def _json_source(line: str, where: str) -> tuple[str, tuple[str, ...]]:
-    try:
-        row = json.loads(line)
-        return str(row["source"]), tuple(row.get("references", ()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{where}: no JSON object with `source` ({error}); correct the line") from None
+def _source_of(row: Mapping[str, object], place: str) -> tuple[str, list[str]]:
+    if "source" not in row:
+        raise UserError(f"{place}: no `source`; it has {', '.join(map(str, row)) or 'none'}: rename the field")
+    return " ".join(texts(row["source"], place, "source")), texts(row.get("references"), place, "references")
 
 
 def output_file(options: GenerationArguments, run: Run) -> Path | None:
@@ -152,13 +149,18 @@ def output_file(options: GenerationArguments, run: Run) -> Path | None:
         return None
     if options.run is None:
         Path("runs/gen").mkdir(parents=True, exist_ok=True)
-        return Path("runs/gen") / f"generations_{options.split}.jsonl"
-    return run.generations(options.split)
+        return Path("runs/gen") / f"generations_{options.split or 'test'}.jsonl"
+    return run.generations(options.split or "test")
 
 
-def write_outputs(path: Path, records: list[Record], texts: list[str]) -> None:
+def in_a_line(text: str) -> str:
+    """A text without its line breaks, so that line i belongs to source i."""
+    return " ".join(text.splitlines())
+
+
+def write_outputs(path: Path, records: list[Record], decoded: list[str]) -> None:
     """Texts a line, or for .jsonl records with source, references and generated; written as a whole."""
-    lines: Iterable[str] = texts
+    lines: Iterable[str] = map(in_a_line, decoded)
     if path.suffix == ".jsonl":
         lines = (
             json.dumps(
@@ -166,41 +168,49 @@ def write_outputs(path: Path, records: list[Record], texts: list[str]) -> None:
                 | ({"part": r.part} if r.part else {}),
                 ensure_ascii=False,
             )
-            for r, text in zip(records, texts, strict=True)
+            for r, text in zip(records, decoded, strict=True)
         )
     write_atomically(path, "".join(f"{line}\n" for line in lines))
 
 
 def report(
-    run: Run, task: Task, records: list[Record], texts: list[str], options: GenerationArguments, mode: str
+    run: Run, task: Task, records: list[Record], decoded: list[str], options: GenerationArguments, mode: str
 ) -> None:
     """Print the scores of a split; a run's own file of generations has its scores in metrics.json as well."""
-    shown = Report(task, records, {mode: texts}, lead=True)
+    shown, split = Report(task, records, {mode: decoded}, lead=True), options.split or "test"
     if options.output is None and options.run is not None:
-        run.update_metrics(shown.metrics(options.split), drop=lambda name: shown.is_score(name, options.split))
-    shown.show(run, options.split)
+        run.replace_scores(split, shown.metrics(split))
+    shown.show(run, split)
 
 
 def follows_from(run: Run, records: list[Record], task: Task, arguments: Arguments) -> list[Any]:
     """What decides the texts of a decoding, as plain values: another one must not be gone on with."""
-    weights = [run.prefix, *sorted(run.model.glob("*.safetensors"))]
-    sizes = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights if path.is_file()]
-    search = [getattr(task.search, name) for name in Search.__dataclass_fields__]
-    limits = [task.max_source_length, arguments.eval_bsz, arguments.precision, arguments.model_name_or_path]
-    return [sizes, search, limits, [record.source for record in records]]
+    weights = [run.prefix, run.adapters, *sorted(run.model.glob("*.safetensors"))]
+    sizes = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in weights if p.is_file()]
+    base = [arguments.precision, arguments.attn_implementation, arguments.model_name_or_path]
+    limits = [task.max_source_length, arguments.eval_bsz, arguments.format_mode]
+    return [sizes, asdict(task.search), base, limits, [record.source for record in records]]
 
 
-def answer_lines(model: Any, form: TextForm, search: Search, lines: Iterable[str]) -> None:
-    """Answer each typed source with its text until the input ends; an empty line is passed over."""
+def answer_lines(model: Any, form: TextForm, task: Task, lines: Iterable[str]) -> None:
+    """Answer each typed source with its text until the input ends; an empty line is passed over.
+
+    Raises UserError for a line that is not UTF-8.
+    """
     if sys.stdin.isatty():
         print("one source a line; Ctrl+D ends", file=sys.stderr)
-    limit = model.config.max_position_embeddings
+    model.to(device())
     for source in _typed(lines):
-        ids, _ = next(iter(form.sources([source], limit)))
+        ids, cut = next(iter(form.sources([source], task.max_source_length)))
+        if cut:
+            print(f"the source is longer than {task.max_source_length} tokens and was cut", file=sys.stderr)
         example: Any = {"input_ids": np.array(ids), "labels": np.array(ids), "index": 0}
-        batch: Any = form.prompts([example])
-        print(generate_texts(model, form, batch, search)[0], flush=True)
+        batch = {name: value.to(model.device) for name, value in form.prompts([example]).items()}  # type: ignore[attr-defined]
+        print(in_a_line(generate_texts(model, form, batch, task.search)[0]), flush=True)
 
 
 def _typed(lines: Iterable[str]) -> Iterator[str]:
-    return (line.strip() for line in lines if line.strip())
+    try:
+        yield from (line.rstrip("\r\n") for line in lines if line.strip())
+    except UnicodeDecodeError as error:
+        raise UserError(f"--input -: a line is not UTF-8 ({error.reason}); convert it") from error

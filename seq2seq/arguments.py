@@ -289,6 +289,10 @@ class Arguments(
                 raise UserError(f"--{name} {getattr(self, name)}: is a share, at least 0 and below 1")
         if not 0.0 < self.distill_weight <= 1.0:
             raise UserError(f"--distill_weight {self.distill_weight}: is a share, above 0 and at most 1")
+        if self.format_mode == "infix" and self.mode not in ("prefixtune", "bothtune"):
+            raise UserError(f"--format_mode infix: --mode {self.mode} has no infix; leave it out, or take prefixtune")
+        if self.lowdata and self.n_train:
+            raise UserError("--lowdata draws from all training records; leave --n_train out")
         if self.distill_from and self.format_mode not in ("cat", "peek"):
             raise UserError(f"--distill_from: the teacher reads the source; --format_mode {self.format_mode} hides it")
         for name in ("learning_rate", "span_mean", "max_minutes"):
@@ -360,7 +364,8 @@ def reader(
         exit_on_error=False,
         default_config_files=[str(recipe)] if recipe else [],
     )
-    parser.add_argument("--config", help="YAML recipe; every key is a flag's name; default: the task's in configs/")
+    if kind is Arguments:
+        parser.add_argument("--config", help="YAML recipe; every key is a flag's name; default: the task's in configs/")
     for group in reversed(kind.__mro__[1:-1]):
         parser.add_class_arguments(group, as_group=True)
 

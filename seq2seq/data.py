@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -64,11 +64,11 @@ class TokenSet(Dataset[Example]):
             "index": i,
         }
 
-    def report(self, split: str) -> list[str]:
+    def report(self, split: str, kinds: Collection[str] = ("source", "target")) -> list[str]:
         """One line for each kind of text that was cut: `train: 12 sources longer than 256 tokens were cut`."""
         lines = []
         for kind, count, limit in zip(("source", "target"), self.truncated, self.limits, strict=True):
-            if count:
+            if count and kind in kinds:
                 texts, were = (kind, "was") if count == 1 else (f"{kind}s", "were")
                 lines.append(f"{split}: {count} {texts} longer than {limit} tokens {were} cut")
         return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from seq2seq.partial_outputs import PartialOutputs
 from seq2seq.records import Record
 from seq2seq.tasks import Search, Task
 from seq2seq.text_forms import Seq2SeqForm, TextForm
+from seq2seq.utils import device
 
 
 @torch.no_grad()
@@ -71,11 +73,14 @@ def decode(
 ) -> list[str]:
     """One text for each record, in order; batches of similar length give the same texts as one by one.
 
+    What had to be cut is said on standard error. The model goes to the device that Lightning trains on.
     partial: where texts are kept as they come; a batch that is there already is not decoded again.
     """
     cache = Path(arguments.cache_dir).expanduser()
     rows = [record if record.references else record._replace(references=("",)) for record in records]
     tokens = tokenise(rows, form, task.max_source_length, task.test_max_target_length, cache, pairs="first")
+    print("".join(f"{line}\n" for line in tokens.report(what, ("source",))), end="", file=sys.stderr)
+    model.to(device())
     order = LengthBuckets(tokens.source_lengths, tokens.target_lengths, arguments.eval_bsz, shuffle=False)
     texts = dict(partial.texts) if partial else {}
     left = [batch for batch in order if not texts.keys() >= set(batch)]

@@ -29,7 +29,7 @@ from seq2seq.records import Record, draw, first_of_each_part, load_records
 from seq2seq.report import Report
 from seq2seq.runs import Run
 from seq2seq.tasks import CARRIED, Search, Task, task_for
-from seq2seq.text_forms import Seq2SeqForm, TextForm
+from seq2seq.text_forms import CausalForm, Seq2SeqForm, TextForm
 from seq2seq.training import check_resumable, fit, quiet_libraries, restore_best
 from seq2seq.utils import UserError
 
@@ -169,6 +169,7 @@ def run(arguments: Arguments, family: Family = BART) -> None:
 
 def train(arguments: Arguments, family: Family) -> None:
     """Fit, keep the best, decode and score the test split, report."""
+    _check_family(arguments, family)
     task = chosen_task(arguments)
     metric = arguments.best_metric or task.best_metric
     if metric not in (*task.metrics, "loss"):
@@ -185,7 +186,7 @@ def train(arguments: Arguments, family: Family) -> None:
         arguments, model, tokenizer, family.form(arguments, tokenizer), task, records["train"], records["val"]
     )
     if arguments.distill_from:
-        module.learn_from(load_pretrained(arguments.distill_from, arguments, family)[0])
+        module.learn_from(load_pretrained(arguments.distill_from, arguments, family, "--distill_from")[0])
     for split, tokens in (("train", module.train_tokens), ("val", module.val_tokens)):
         print("\n".join(tokens.report(split)), end="\n" if tokens.report(split) else "")
     Run.create(output_dir, resume=arguments.resume, overwrite=arguments.overwrite)
@@ -201,6 +202,14 @@ def train(arguments: Arguments, family: Family) -> None:
         {"trainable_parameters": trained, "prefix_parameters": kept, "base_parameters": total, "mode": arguments.mode}
     )
     evaluate(module.model, module.form, task, records["test"], directory, arguments, family)
+
+
+def _check_family(arguments: Arguments, family: Family) -> None:
+    """Raise UserError for options that an encoder-decoder does not have."""
+    for name in ("format_mode", "objective_mode"):
+        value = getattr(arguments, name)
+        if family.is_encoder_decoder and value != getattr(Arguments, name):
+            raise UserError(f"--{name} {value}: is for decoders; use {family.other_command}, or leave it out")
 
 
 def _keep(module: BaseTransformer, directory: Run) -> int:
@@ -253,12 +262,17 @@ def evaluate(
     if arguments.baselines == "all":
         frozen = isinstance(model, (PrefixTuning, AdapterTuning)) and arguments.mode != "bothtune"
         base = model.detach() if frozen else load_base(arguments, task, family)[0]
-        outputs["untuned base"] = decode(base.eval(), form, records, task, arguments, "untuned base")
+        outputs["untuned base"] = decode(base.eval(), _plain_form(form), records, task, arguments, "untuned base")
     report = Report(task, records, outputs, lead=arguments.baselines != "none")
     directory.remove_generations("test")
     directory.append_generations("test", report.generations())
-    directory.update_metrics(report.metrics("test"), drop=lambda name: report.is_score(name, "test"))
+    directory.replace_scores("test", report.metrics("test"))
     report.show(directory)
+
+
+def _plain_form(form: TextForm) -> TextForm:
+    """The form for a base without a prefix: an infix's source goes with the infix alone."""
+    return CausalForm(form.tokenizer) if form.name == "infix" else form
 
 
 def chosen_task(arguments: Arguments) -> Task:
@@ -277,7 +291,8 @@ def load_split(task: Task, arguments: Arguments, split: Any) -> list[Record]:
         print(line)
     if split == "train" and arguments.lowdata:
         return draw(records.items, arguments.lowdata, arguments.lowdata_seed)
-    limit = {"train": arguments.n_train, "val": None, "test": arguments.n_test}[split]
-    if limit is None:
-        return records.items
-    return first_of_each_part(records.items, limit)
+    if split == "train":
+        return records.items[: arguments.n_train]
+    if split == "test" and arguments.n_test:
+        return first_of_each_part(records.items, arguments.n_test)
+    return records.items

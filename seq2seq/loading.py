@@ -66,10 +66,11 @@ def load_base(arguments: Arguments, task: Task, family: Family) -> tuple[PreTrai
 def load_run(run: Run, arguments: Arguments, task: Task, family: Family) -> tuple[Any, PreTrainedTokenizerBase]:
     """What a run has kept, ready to generate: its prefix on its base, or its fine-tuned model.
 
-    Raises UserError for a run that holds neither.
+    Raises UserError for a run that holds neither, and for a task that needs more positions than the model has.
     """
     if run.model.is_dir():
         model, tokenizer = load_pretrained(str(run.model), arguments, family)
+        _check_positions(model, arguments, task, str(run.model))
         _tell_languages(model, tokenizer, task)
     elif run.prefix.is_file() or run.adapters.is_file():
         model, tokenizer = load_base(arguments, task, family)
@@ -85,8 +86,10 @@ def load_run(run: Run, arguments: Arguments, task: Task, family: Family) -> tupl
     return model, tokenizer
 
 
-def load_pretrained(name: str, arguments: Arguments, family: Family) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A base in float32 and its tokenizer, by hub name or folder.
+def load_pretrained(
+    name: str, arguments: Arguments, family: Family, flag: str = "--model_name_or_path"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A base in float32 and its tokenizer, by hub name or folder; `flag` is where the name comes from.
 
     Raises UserError for a model that is not there, cannot be read or is of the other family.
     """
@@ -95,7 +98,7 @@ def load_pretrained(name: str, arguments: Arguments, family: Family) -> tuple[Pr
         if config.is_encoder_decoder != family.is_encoder_decoder:
             kind = "an encoder-decoder" if config.is_encoder_decoder else "a decoder"
             raise UserError(
-                f"--model_name_or_path {name}: is a {config.model_type}, {kind}; use {family.other_command}, or give "
+                f"{flag} {name}: is a {config.model_type}, {kind}; use {family.other_command}, or give "
                 f"{family.command} one such as {family.examples}"
             )
         model = family.auto_class.from_pretrained(
@@ -112,9 +115,7 @@ def load_pretrained(name: str, arguments: Arguments, family: Family) -> tuple[Pr
             else "not found here or on the hub"
         )
         reason = " ".join(str(error).split())[:160]
-        raise UserError(
-            f"--model_name_or_path {name}: {there} ({reason}); give a hub name or a save_pretrained folder"
-        ) from error
+        raise UserError(f"{flag} {name}: {there} ({reason}); give a hub name or a save_pretrained folder") from error
 
 
 def _check_positions(model: PreTrainedModel, arguments: Arguments, task: Task, name: str) -> None:

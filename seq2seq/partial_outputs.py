@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from seq2seq.utils import UserError
+
 
 class PartialOutputs:
     """Texts of one decoding in a file beside its output; one JSON line a batch: `{"3": "text", "17": "text"}`.
 
     The first line names the decoding by what its texts follow from. A file of another decoding is started again, a last
-    line that a kill has cut is dropped, so a batch is there as a whole or not at all.
+    line that a kill has cut is dropped, so a batch is there as a whole or not at all. While open, it is open only once.
 
     Args:
         path: the file; its folder exists.
         follows_from: plain values that decide the texts (model, sources, search, batch size).
+
+    Raises UserError where another process has it open.
     """
 
     def __init__(self, path: Path, follows_from: Any) -> None:
@@ -25,19 +30,31 @@ class PartialOutputs:
         name = hashlib.sha256(json.dumps(follows_from, sort_keys=True).encode()).hexdigest()[:32]
         self.texts: dict[int, str] = {}
         header = json.dumps({"decoding": name}).encode() + b"\n"
-        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-        kept = [line for line in lines if line.endswith(b"\n")]
+        self.file = path.open("ab+")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{path}: another process decodes into it; wait for it, or give another --output") from None
+        kept = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
         if not kept or kept[0] != header:
             kept = [header]
-        path.write_bytes(b"".join(kept))
+        self.file.truncate(0)
+        self.file.write(b"".join(kept))
+        self.file.flush()
         for line in kept[1:]:
             self.texts.update({int(index): text for index, text in json.loads(line).items()})
 
     def add(self, batch: Mapping[int, str]) -> None:
         """Append the texts of a batch, by the numbers of their records."""
         self.texts.update(batch)
-        with self.path.open("ab") as file:
-            file.write(json.dumps(dict(batch)).encode() + b"\n")
+        self.file.write(json.dumps(dict(batch)).encode() + b"\n")
+        self.file.flush()
+
+    def __enter__(self) -> PartialOutputs:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.file.close()
 
     def remove(self) -> None:
         """Delete the file: the output is written."""

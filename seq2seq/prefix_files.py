@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from seq2seq.prefix_attention import Site, find_sites
 from seq2seq.prefix_parameters import Parametrisation, SitePrefix, fit
+from seq2seq.runs import write_atomically
 from seq2seq.utils import UserError
 
 NAME = "prefix"  # of our files: prefix.safetensors, prefix_config.json
@@ -130,7 +131,7 @@ def write_files(
     weights_path, config_path = _paths(folder, name)
     save_file(plain, f"{weights_path}.new")
     Path(f"{weights_path}.new").replace(weights_path)
-    config_path.write_text(json.dumps({**config, "base": describe_base(model)}, indent=2) + "\n")
+    write_atomically(config_path, json.dumps({**config, "base": describe_base(model)}, indent=2) + "\n")
 
 
 def read_config(folder: str | Path, model: PreTrainedModel, name: str = NAME) -> dict[str, Any]:

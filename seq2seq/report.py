@@ -48,10 +48,6 @@ class Report:
         }
         return {**named.pop(self.main), "baselines": named}
 
-    def is_score(self, name: str, split: str) -> bool:
-        """Whether a name in metrics.json holds scores of `split`, as `metrics` lays them out."""
-        return name in (split, "baselines") or name.startswith(f"{split}/")
-
     def generations(self) -> Iterator[dict[str, Any]]:
         """Records for generations_<split>.jsonl."""
         for record, text in zip(self.records, self.outputs[self.main], strict=True):

@@ -21,7 +21,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -210,13 +210,25 @@ class Run:
                     "resume it with that, or start another with --output_dir"
                 )
 
-    def update_metrics(self, metrics: Mapping[str, Any], drop: Callable[[str], bool] = lambda name: False) -> None:
-        """Merge values into metrics.json, dictionaries key by key; a float that is not finite is written as null.
+    def update_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Merge values into metrics.json, dictionaries key by key; a float that is not finite is written as null."""
+        self._write_metrics(_merge(self.read_metrics(), _plain(metrics, self.metrics.name, finite=True)))
 
-        drop: says of a name that is there whether its old value is taken away first.
+    def replace_scores(self, split: str, scores: Mapping[str, Any]) -> None:
+        """Put a split's scores (`split`, `split/part`, `baselines`: system -> these) in the place of its old ones.
+
+        Scores of other splits stay, those of their baselines as well.
         """
-        old = {name: value for name, value in self.read_metrics().items() if not drop(name)}
-        merged = _merge(old, _plain(metrics, self.metrics.name, finite=True))
+
+        def of_others(named: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: value for name, value in named.items() if name != split and not name.startswith(f"{split}/")}
+
+        old = of_others(self.read_metrics())
+        baselines = {system: of_others(values) for system, values in old.pop("baselines", {}).items()}
+        old["baselines"] = {system: values for system, values in baselines.items() if values}
+        self._write_metrics(_merge(old, _plain(scores, self.metrics.name, finite=True)))
+
+    def _write_metrics(self, merged: Mapping[str, Any]) -> None:
         write_atomically(self.metrics, json.dumps(merged, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def read_metrics(self) -> dict[str, Any]:

@@ -49,6 +49,14 @@ def resolve_precision(choice: Literal["auto", "32", "bf16"]) -> Literal["32", "b
     return "bf16" if has_bf16_units() else "32"
 
 
+def device() -> torch.device:
+    """Where to compute: the accelerator that Lightning trains on, else the CPU."""
+    import torch
+
+    there = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
+    return there or torch.device("cpu")
+
+
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, else float32: the precision of what is trained on a base of this one."""
     import torch

@@ -191,7 +191,7 @@ class TestTheGrid:
         path, place = copied
         directory = Run(place / study_of(path).runs()[0].name)
         expected = directory.read_metrics()["test"]
-        directory.update_metrics({}, drop=lambda name: name == "test")
+        directory.replace_scores("test", {})
         calls: list[list[str]] = []
         run_grid(study_of(path).runs(), place, "rougeL", noting(calls))
         assert len(calls) == 1 and "--resume" in calls[0]

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import random
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_runs import start
 
-from gpt2 import run_generation
+from gpt2 import gen, run_generation
 from gpt2.generation_arguments import GenerationArguments
-from gpt2.run_generation import generate
+from gpt2.run_generation import as_arguments, generate, read_sources
 from seq2seq.partial_outputs import PartialOutputs
+from seq2seq.records import Record
 from seq2seq.runs import Run
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, device
 
 QUIET: dict[str, Any] = {"progress": False, "threads": 1}
 
 
 @pytest.fixture(scope="module")
 def runs(small, small_gpt2, tmp_path_factory) -> dict[str, Path]:
-    """A prefix on BART, a prefix on GPT-2, a fine-tuned GPT-2."""
+    """A prefix on BART, a prefix on GPT-2, a fine-tuned GPT-2, two GPT-2s with adapters."""
     place = tmp_path_factory.mktemp("runs")
     ways: dict[str, dict[str, Any]] = {
-        "bart": small, "gpt2": small_gpt2, "finetuned": {**small_gpt2, "mode": "finetune"},
+        "bart": small, "gpt2": {**small_gpt2, "baselines": "all"}, "finetuned": {**small_gpt2, "mode": "finetune"},
+        "adapters": {**small_gpt2, "mode": "adaptertune"},
+        "others": {**small_gpt2, "mode": "adaptertune", "learning_rate": 0.5},
     }  # fmt: skip
     for name, options in ways.items():
         start(**{**options, "max_steps": 4, "n_val": 0}, output_dir=place / name)
@@ -61,6 +68,9 @@ class TestWhere:
         generate(GenerationArguments(run=str(runs["gpt2"]), split="val", **QUIET))
         after = Run(runs["gpt2"]).read_metrics()
         assert "rougeL" in after["val"] and after["test"] == before["test"]
+        for system, scores in before["baselines"].items():
+            assert after["baselines"][system]["test"] == scores["test"]
+        assert "val" in after["baselines"]["first sentence"] and "val" not in after["baselines"]["untuned base"]
         assert len(Run(runs["gpt2"]).read_generations("val")) == 5
 
     def test_a_text_file_gives_a_line_each(self, runs, tmp_path, capsys):
@@ -81,6 +91,74 @@ class TestWhere:
         short = [json.loads(line)["generated"] for line in output.read_text().splitlines()]
         long = [row["generated"] for row in Run(runs["gpt2"]).read_generations("test")]
         assert short != long and all(a == b[: len(a)] for a, b in zip(short, long, strict=True) if a == b)
+
+    def test_another_folder_keeps_the_runs_task(self, runs):
+        run = Run(runs["gpt2"])
+        own = as_arguments(GenerationArguments(run=str(run.directory)), run)
+        moved = as_arguments(GenerationArguments(run=str(run.directory), data_dir="elsewhere", output="x"), run)
+        assert moved == replace(own, data_dir="elsewhere")
+
+    def test_what_is_given_wins_over_the_run_even_where_it_is_the_default(self, runs):
+        run = Run(runs["gpt2"])
+        given = GenerationArguments(run=str(run.directory), eval_bsz=16, attn_implementation="sdpa", precision="auto")
+        assert run.read_config()["eval_bsz"] != 16
+        assert as_arguments(given, run).eval_bsz == 16
+        assert as_arguments(GenerationArguments(), run).eval_bsz == run.read_config()["eval_bsz"]
+
+    def test_sources_that_are_cut_are_counted(self, runs, tmp_path, capsys, monkeypatch):
+        (tmp_path / "in.txt").write_text("one two three four five six seven eight\na\n")
+        options = {"run": str(runs["gpt2"]), "max_source_length": 4, **QUIET}
+        generate(GenerationArguments(input=str(tmp_path / "in.txt"), **options))
+        captured = capsys.readouterr()
+        assert f"{tmp_path / 'in.txt'}: 1 source longer than 4 tokens was cut" in captured.err
+        monkeypatch.setattr("sys.stdin", (tmp_path / "in.txt").open())
+        generate(GenerationArguments(input="-", **options))
+        typed = capsys.readouterr()
+        assert typed.out == captured.out and typed.err.count("longer than 4 tokens and was cut") == 1
+
+    def test_only_the_first_of_a_file(self, runs, tmp_path, capsys):
+        (tmp_path / "in.txt").write_text("one\ntwo\nthree\n")
+        generate(GenerationArguments(run=str(runs["gpt2"]), input=str(tmp_path / "in.txt"), n_test=2, **QUIET))
+        assert len(capsys.readouterr().out.splitlines()) == 2
+
+    def test_it_runs_where_training_does(self, runs, tmp_path, monkeypatch):
+        (tmp_path / "in.txt").write_text("one\ntwo\n")
+        asked: list[str] = []
+        monkeypatch.setattr("seq2seq.decoding.device", lambda: asked.append("decode") or torch.device("cpu"))
+        monkeypatch.setattr("gpt2.run_generation.device", lambda: asked.append("typed") or torch.device("cpu"))
+        generate(GenerationArguments(run=str(runs["gpt2"]), input=str(tmp_path / "in.txt"), **QUIET))
+        monkeypatch.setattr("sys.stdin", io.StringIO("one"))
+        generate(GenerationArguments(run=str(runs["gpt2"]), input="-", **QUIET))
+        assert asked == ["decode", "typed"]
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+        assert device() == torch.device("cuda")
+
+    def test_outputs_stay_aligned_with_their_sources(self, runs, tmp_path, monkeypatch):
+        (tmp_path / "in.txt").write_text("one\ntwo\n")
+        monkeypatch.setattr(run_generation, "decode", lambda *args: ["first\nsecond", "third"])
+        for name in ("out.txt", "out.jsonl"):
+            options = {"run": str(runs["bart"]), "input": str(tmp_path / "in.txt"), "output": str(tmp_path / name)}
+            generate(GenerationArguments(**options, **QUIET))
+        assert (tmp_path / "out.txt").read_text() == "first second\nthird\n"
+        assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])["generated"] == "first\nsecond"
+
+
+class TestSources:
+    """A file of sources is read as the training data is."""
+
+    def test_a_line_stands_as_it_is(self, tmp_path):
+        path = tmp_path / "in.txt"
+        path.write_bytes("\ufeff | A : b : C\r\none\u2028two\x0cthree\n".encode())
+        assert [record.source for record in read_sources(path)] == [" | A : b : C", "one\u2028two\x0cthree"]
+
+    def test_json_lines_packed_or_not(self, tmp_path):
+        rows = [{"source": ["a", "b\u2028c"]}, {"source": "d", "references": "e"}]
+        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+        (tmp_path / "in.json").write_bytes(content)
+        (tmp_path / "in.jsonl.gz").write_bytes(gzip.compress(content))
+        for name in ("in.json", "in.jsonl.gz"):
+            assert read_sources(tmp_path / name) == [Record("a b\u2028c", ()), Record("d", ("e",))]
 
 
 class Killed(BaseException):
@@ -126,6 +204,29 @@ def test_what_another_decoding_left_is_not_gone_on_with(runs, tmp_path, monkeypa
     assert rows == Run(runs["gpt2"]).read_generations("test")
 
 
+def test_what_other_adapters_left_is_not_gone_on_with(runs, tmp_path, monkeypatch):
+    def dying(*args: Any) -> None:
+        raise Killed
+
+    options = {"output": str(tmp_path / "out.jsonl"), **QUIET}
+    monkeypatch.setattr(run_generation, "write_outputs", dying)
+    with pytest.raises(Killed):
+        generate(GenerationArguments(run=str(runs["others"]), **options))
+    monkeypatch.undo()
+    generate(GenerationArguments(run=str(runs["adapters"]), **options))
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert rows == Run(runs["adapters"]).read_generations("test") != Run(runs["others"]).read_generations("test")
+
+
+def test_two_decodings_into_one_file_are_kept_apart(tmp_path):
+    with PartialOutputs(tmp_path / "out.partial", 1) as first:
+        first.add({0: "a"})
+        with pytest.raises(UserError, match="another process decodes into it"):
+            PartialOutputs(tmp_path / "out.partial", 2)
+    with PartialOutputs(tmp_path / "out.partial", 1) as again:
+        assert again.texts == {0: "a"}
+
+
 class TestMistakes:
     @pytest.mark.parametrize(
         "options, said",
@@ -134,6 +235,11 @@ class TestMistakes:
             ({"input": "-", "output": "x"}, "--output: typed lines are answered on the screen"),
             ({"output": __file__}, "is there already; add --overwrite"),
             ({"output": "/no/such/folder/out"}, "there is no such folder"),
+            ({"output": str(Path(__file__).parent)}, "is a folder; give a file"),
+            ({"input": "x", "split": "val"}, "--input: is decoded as it is"),
+            ({"input": "-", "n_test": 3}, "--input -: typed lines are answered one by one"),
+            ({"run": "x", "n_test": 3}, "--output: say where these texts go"),
+            ({"run": ""}, "--run: is empty"),
         ],
     )
     def test_options_that_do_not_go_together(self, options, said):
@@ -143,12 +249,14 @@ class TestMistakes:
     @pytest.mark.parametrize(
         "name, content, said",
         [
-            ("none.txt", None, "cannot be read .No such file"),
-            ("latin.txt", b"caf\xe9", "not UTF-8"),
+            ("none.txt", None, "no such file"),
+            ("latin.txt", b"caf\xe9", "latin.txt:1: not UTF-8"),
             ("gap.txt", b"one\n\ntwo\n", "gap.txt:2: empty source"),
             ("empty.txt", b"", "holds no source"),
-            ("broken.jsonl", b'{"source": "a"}\n{"sour', "broken.jsonl:2: no JSON object with `source`"),
-            ("other.jsonl", b'{"text": "a"}\n', "other.jsonl:1: no JSON object with `source`"),
+            ("broken.jsonl", b'{"source": "a"}\n{"sour', "broken.jsonl:2: not JSON"),
+            ("other.jsonl", b'{"text": "a"}\n', "other.jsonl:1: no `source`; it has text"),
+            ("number.jsonl", b'{"source": 3}\n', "number.jsonl:1: source is 3; write a string"),
+            ("half.jsonl", b'{"source": "a \\ud800"}\n', "half.jsonl:1: source holds half a character"),
         ],
     )
     def test_in_a_file_are_named_by_line(self, runs, tmp_path, name, content, said):
@@ -156,6 +264,28 @@ class TestMistakes:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=said):
             generate(GenerationArguments(run=str(runs["gpt2"]), input=str(tmp_path / name), **QUIET))
+
+    def test_typed_lines_that_are_no_text(self, runs, monkeypatch):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8"))
+        with pytest.raises(UserError, match="--input -: a line is not UTF-8"):
+            generate(GenerationArguments(run=str(runs["gpt2"]), input="-", **QUIET))
+
+    @pytest.mark.parametrize("content", ["{", "{}", "[]", '{"base": {"model_type": "none"}}'])
+    def test_a_damaged_run(self, runs, tmp_path, content):
+        shutil.copytree(runs["gpt2"], tmp_path / "run")
+        (tmp_path / "run" / "prefix_config.json").write_text(content)
+        with pytest.raises(UserError, match="prefix_config.json: is damaged"):
+            generate(GenerationArguments(run=str(tmp_path / "run"), **QUIET))
+
+    def test_more_tokens_than_a_fine_tuned_model_has_positions(self, runs):
+        with pytest.raises(UserError, match="--max_source_length 5000: .*positions; give at most"):
+            there = str(runs["gpt2"] / "config.yaml")
+            generate(GenerationArguments(run=str(runs["finetuned"]), input=there, max_source_length=5000, **QUIET))
+
+    def test_a_recipe_is_no_option(self, monkeypatch, capsys):
+        monkeypatch.setattr("sys.argv", ["gen.py", "--config", "x.yaml"])
+        assert gen.main() == 2
+        assert "--config" in capsys.readouterr().err
 
     def test_a_directory_that_is_no_run(self, tmp_path):
         with pytest.raises(UserError, match="is no finished run: config.yaml missing"):
