@@ -50,11 +50,8 @@ def tune(arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedToke
 def with_prefix(arguments: Arguments, model: PreTrainedModel) -> PrefixTuning:
     """The prefix that --prefix_mode and --format_mode ask for.
 
-    Raises UserError for an infix of input vectors alone (the authors have none either), and for what an
-    encoder-decoder cannot do.
+    Raises UserError for an infix of input vectors alone (the authors have none either).
     """
-    if model.config.is_encoder_decoder and arguments.format_mode != "cat":
-        raise UserError(f"--format_mode {arguments.format_mode}: is for decoders; an encoder-decoder's source is apart")
     infix = arguments.format_mode == "infix"
     length: Any = {} if arguments.preseqlen is None else {"preseqlen": arguments.preseqlen}
     options: dict[str, Any] = {"mid_dim": arguments.mid_dim, "sites": arguments.sites, **length}

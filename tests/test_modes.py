@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from small_runs import flags, start
 from transformers import AutoModel, AutoTokenizer
 
 from gpt2.run_language_modeling import GPT2
-from seq2seq.arguments import parse
+from seq2seq.arguments import Arguments, parse
 from seq2seq.curves import read_rows
-from seq2seq.finetune import BART
+from seq2seq.finetune import BART, chosen_task, load_split
 from seq2seq.lightning_base import distillation_loss
 from seq2seq.loading import load_pretrained
 from seq2seq.prefixTuning import PrefixTuning
@@ -68,8 +69,10 @@ def test_every_way_trains_keeps_and_decodes_again(family, way, tmp_path):
 @pytest.mark.parametrize("way", DECODERS_ONLY)
 class TestFormatModes:
     def test_train_and_decode_again(self, small_gpt2, way, tmp_path):
-        directory = start(**{**small_gpt2, **DECODERS_ONLY[way], "max_steps": 4, "n_val": 2}, output_dir=tmp_path / "a")
+        options = {**small_gpt2, **DECODERS_ONLY[way], "max_steps": 4, "n_val": 2, "baselines": "all"}
+        directory = start(**options, output_dir=tmp_path / "a")
         assert directory
+        assert "untuned base" in Run(directory).read_metrics()["baselines"]
         repeated = again(directory, small_gpt2, tmp_path / "again")
         texts = [row["generated"] for row in repeated.read_generations("test")]
         assert texts == [row["generated"] for row in Run(directory).read_generations("test")]
@@ -181,6 +184,8 @@ class TestDistillation:
     def test_what_cannot_be_is_refused(self, small, small_gpt2, tmp_path):
         with pytest.raises(UserError, match="--distill_from: the teacher reads the source; --format_mode nopeek hides"):
             start(**small_gpt2, format_mode="nopeek", distill_from="x", output_dir=tmp_path / "run")
+        with pytest.raises(UserError, match="--distill_from nowhere: not found here or on the hub"):
+            start(**small, distill_from="nowhere", output_dir=tmp_path / "run")
         with pytest.raises(UserError, match="--distill_weight 0.0: is a share"):
             start(**small, distill_weight=0.0, output_dir=tmp_path / "run")
 
@@ -194,6 +199,15 @@ class TestLowData:
 
     def test_other_seeds_draw_others(self):
         assert draw(self.RECORDS, 10, seed=1) != draw(self.RECORDS, 10, seed=2)
+
+    def test_the_first_n_records_are_those_of_all_parts_together(self, tmp_path):
+        rows = [{"source": f"s{i}", "target": "t", "part": "ab"[i % 2]} for i in range(6)]
+        for split in ("train", "test"):
+            (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        arguments = Arguments(data_dir=str(tmp_path), n_train=3, n_test=2)
+        kept = {split: load_split(chosen_task(arguments), arguments, split) for split in ("train", "test")}
+        assert [record.source for record in kept["train"]] == ["s0", "s1", "s2"]
+        assert [record.source for record in kept["test"]] == ["s0", "s1", "s2", "s3"]  # of each part
 
     def test_the_run_trains_on_them_alone(self, small, tmp_path):
         directory = start(**{**small, "epoch": 3}, lowdata=8, output_dir=tmp_path / "run")
