@@ -27,9 +27,10 @@ from seq2seq.losses import WantedLoss
 from seq2seq.prefix_attention import checkpoint_in_eval_mode
 from seq2seq.prefix_files import read_config, read_original, read_weights, write_files
 from seq2seq.utils import UserError, at_least_float32, by_name
+from seq2seq.wrapped_model import WrappedModel
 
 NAME = "adapters"  # of the files: adapters.safetensors, adapters_config.json
-ATTENTIONS, MLPS = ("attn", "self_attn", "encoder_attn"), ("mlp", "fc2")
+ATTENTIONS, MLPS = ("attn", "self_attn", "encoder_attn", "cross_attn"), ("mlp", "fc2")
 
 
 class Adapter(nn.Module):
@@ -51,7 +52,7 @@ class Adapter(nn.Module):
         return x + self.project_up(torch.relu(self.project_down(self.ln(own)))).to(x.dtype)
 
 
-class AdapterTuning(nn.Module):
+class AdapterTuning(WrappedModel):
     """A frozen base model with trained bottleneck adapters.
 
     Args:
@@ -89,21 +90,15 @@ class AdapterTuning(nn.Module):
         self._hooks: list[Any] = []
         self.attach()
 
-    @property
-    def config(self) -> Any:
-        """The base model's configuration."""
-        return self.model.config
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
     def num_adapter_parameters(self) -> int:
         """Numbers that are kept after training."""
         return sum(parameter.numel() for parameter in self.adapters.parameters())
 
     def attach(self) -> None:
-        """Put the adapters into the base, in the place of others that are there."""
+        """Put the adapters into the base, in the place of others that are there.
+
+        A prefix on the same base acts together with them until `detach`.
+        """
         if self._hooks:
             return
         there = [hook for module in self.model.modules() for hook in module._forward_hooks.values()]
@@ -118,11 +113,13 @@ class AdapterTuning(nn.Module):
         self._hooks.clear()
         return self.model
 
-    def forward(self, *args: Any, **inputs: Any) -> Any:
+    def forward(self, *args: Any, labels: Tensor | None = None, **inputs: Any) -> Any:
         """The base model's forward with the adapters in place; same arguments and output class."""
         self.attach()
+        if labels is not None:
+            inputs["labels"] = labels
         inputs = by_name(self.model.forward, args, inputs)
-        wanted = None if self.model.config.is_encoder_decoder else WantedLoss.take(inputs)
+        wanted = WantedLoss.take(inputs) if self._has_own_loss() else None
         with checkpoint_in_eval_mode(self.model) if self.training else nullcontext(False) as checkpointed:
             if checkpointed:
                 inputs["use_cache"] = False  # a replayed layer would fill it twice

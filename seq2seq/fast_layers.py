@@ -69,7 +69,7 @@ def fast_layers(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for layer in (*faster, *passed):
-            del layer.forward
+            vars(layer).pop("forward", None)  # of a base in use twice at once it may be gone already
 
 
 def _linear_and_gelu(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from seq2seq.generation import generate
+from seq2seq.hooks import inside_a_call, own_call
 from seq2seq.losses import WantedLoss
 from seq2seq.prefix_attention import (
     KEYWORD,
@@ -43,6 +44,7 @@ from seq2seq.prefix_files import PrefixFiles
 from seq2seq.prefix_parameters import InputVectors, Parametrisation, SitePrefix, fit
 from seq2seq.prefix_positions import check_positions, positions_behind, shifted_stacks, stacks_to_shift
 from seq2seq.utils import UserError, at_least_float32, by_name
+from seq2seq.wrapped_model import WrappedModel
 
 
 class DefaultLength(int):
@@ -52,7 +54,7 @@ class DefaultLength(int):
 DEFAULT_LENGTH = DefaultLength(5)  # the authors' for WebNLG and DART
 
 
-class PrefixTuning(PrefixFiles, nn.Module):
+class PrefixTuning(PrefixFiles, WrappedModel):
     """A frozen base model with a learned prefix in front of the keys and values of its attention.
 
     Args:
@@ -120,15 +122,6 @@ class PrefixTuning(PrefixFiles, nn.Module):
         if self.infix:
             made["infix"] = InputVectors(self.preseqlen, self.sites["decoder"].width, mid_dim=0)
         return made
-
-    @property
-    def config(self) -> Any:
-        """The base model's configuration."""
-        return self.model.config
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
 
     # -- the prefix itself ------------------------------------------------------------------------------------------
 
@@ -208,7 +201,7 @@ class PrefixTuning(PrefixFiles, nn.Module):
 
     # -- the model with its prefix ----------------------------------------------------------------------------------
 
-    def forward(self, *args: Any, **inputs: Any) -> Any:
+    def forward(self, *args: Any, labels: Tensor | None = None, **inputs: Any) -> Any:
         """The base model's forward with the prefix in place; same arguments and output class.
 
         `position_ids`, where given, are those of the real tokens; P is added to them in decoders.
@@ -217,11 +210,14 @@ class PrefixTuning(PrefixFiles, nn.Module):
         Raises UserError when P + length exceeds the position table.
         """
         enable_prefix(self.model)
+        if labels is not None:
+            inputs["labels"] = labels
         inputs = by_name(self.model.forward, args, inputs)
         live = self._live(inputs)
-        wanted = None if self.model.config.is_encoder_decoder else WantedLoss.take(inputs)
+        wanted = WantedLoss.take(inputs) if self._has_own_loss() else None
         checkpoints = checkpoint_in_eval_mode(self.model) if self.training else nullcontext(False)
-        with shifted_stacks(self.model, self.shifted, self.preseqlen), checkpoints as checkpointed:
+        apart = own_call() if inside_a_call() else nullcontext()
+        with apart, shifted_stacks(self.model, self.shifted, self.preseqlen), checkpoints as checkpointed:
             if checkpointed:
                 inputs["use_cache"] = False  # a replayed layer would fill it twice
             output = self.model(**self._with_prefix(inputs, live))
@@ -242,6 +238,7 @@ class PrefixTuning(PrefixFiles, nn.Module):
             options |= {"input_ids": start, "attention_mask": torch.ones_like(start)}
         live = self._live(options).laid_out(self.model.dtype)
         with (
+            own_call(),
             shifted_stacks(self.model, self.shifted, self.preseqlen),
             inject(self.model, lambda inputs: self._with_prefix(inputs, live, trusted=True)),
         ):

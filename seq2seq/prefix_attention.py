@@ -28,6 +28,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from seq2seq.fast_layers import fuse_gelu, unfuse_gelu
+from seq2seq.hooks import forward_pre_hooks
 from seq2seq.padding import without_look
 from seq2seq.product_attention import attend_by_products, attend_one_token, products_pay
 from seq2seq.unpadded import TOKENS, RealTokens
@@ -72,7 +73,11 @@ def find_sites(model: PreTrainedModel) -> dict[str, Site]:
                 "use a model of BART's, GPT-2's or Llama's layout"
             )
         first: Any = modules[0]
-        heads = getattr(first, "num_heads", None) or first.config.num_key_value_heads
+        config = getattr(first, "config", model.config)
+        given = [getattr(first, key, None) for key in ("num_key_value_heads", "kv_heads", "num_heads")]
+        heads = next((n for n in (*given, getattr(config, "num_key_value_heads", None)) if n), None)
+        if heads is None:
+            raise UserError(f"{type(model).__name__}: its {name} attention does not say how many heads it has")
         sites[name] = Site(name, tuple(modules), heads, first.head_dim, width)
     return sites
 
@@ -317,14 +322,8 @@ def inject(model: PreTrainedModel, change: Callable[[dict[str, Any]], dict[str, 
     For `generate`, which refuses keyword arguments it does not know and calls the encoder by itself.
     """
     entries = [model] + ([model.get_encoder()] if model.config.is_encoder_decoder else [])
-    hooks = [
-        m.register_forward_pre_hook(lambda _, args, kwargs: (args, change(kwargs)), with_kwargs=True) for m in entries
-    ]
-    try:
+    with forward_pre_hooks(entries, lambda _, args, kwargs: (args, change(kwargs))):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager

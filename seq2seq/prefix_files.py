@@ -150,9 +150,11 @@ def read_config(folder: str | Path, model: PreTrainedModel, name: str = NAME) ->
         raise UserError(f"{paths[1]}: damaged ({error}); save the prefix again") from error
     if was != now:
         differ = "; ".join(f"{key} {was.get(key)} there, {now[key]} here" for key in now if was.get(key) != now[key])
-        raise UserError(
-            f"{folder}: this {name.removesuffix('s')} was trained on another base ({differ}); load that base"
-        )
+        kind = name.removesuffix("s")
+        cure = "load that base"
+        if model.dtype == torch.float16:  # it rounds otherwise than bfloat16, which the fingerprint is of
+            cure = f"load the base in float32 or bfloat16, put the {kind} on it, then call .half()"
+        raise UserError(f"{folder}: this {kind} was trained on another base ({differ}); {cure}")
     return config
 
 
@@ -174,7 +176,7 @@ def _paths(folder: str | Path, name: str) -> tuple[Path, Path]:
 
 
 def describe_base(model: PreTrainedModel) -> dict[str, Any]:
-    """What identifies a base model: its type, its shape, and a fingerprint of its weights in any precision."""
+    """What identifies a base model: its type, its shape, and a fingerprint of its weights in float32 or bfloat16."""
     config = model.config
     return {
         "model_type": config.model_type,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from seq2seq.hooks import forward_pre_hooks
 from seq2seq.prefix_attention import LivePrefix, Site
 from seq2seq.utils import UserError
 
@@ -94,12 +95,9 @@ def shifted_stacks(model: PreTrainedModel, stacks: list[Any], preseqlen: int) ->
     def shift(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         given = dict(zip(BART_ARGUMENTS, args, strict=False)) | kwargs
         tokens, past, positions = given["input_ids"], given.get("past_key_values_length", 0), given.get("position_ids")
-        check_positions(model, preseqlen, past + tokens.shape[1])
+        length = next(x.shape[-1] for x in (tokens, positions) if x is not None)  # input vectors come without tokens
+        check_positions(model, preseqlen, past + length)
         return (tokens, past + preseqlen, None if positions is None else positions + preseqlen), {}
 
-    hooks = [stack.embed_positions.register_forward_pre_hook(shift, with_kwargs=True) for stack in stacks]
-    try:
+    with forward_pre_hooks([stack.embed_positions for stack in stacks], shift):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -1,0 +1,90 @@
+"""A frozen base model with something put into it, as transformers' Trainer and PyTorch see it.
+
+PrefixTuning and AdapterTuning are such models: they are called as their base is, and only what is trained is stored.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedModel
+
+
+class WrappedModel(nn.Module):
+    """What transformers' Trainer and Seq2SeqTrainer ask a model for, answered by the base in `self.model`.
+
+    `state_dict()` leaves a frozen base out, and `load_state_dict` needs none.
+    """
+
+    model: PreTrainedModel
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_state_dict_post_hook(_without_frozen_base)
+        self.register_load_state_dict_pre_hook(_with_own_base)
+
+    @property
+    def config(self) -> Any:
+        """The base model's configuration."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """What `generate` does where no option is given."""
+        return self.model.generation_config  # type: ignore[return-value]
+
+    @generation_config.setter
+    def generation_config(self, config: GenerationConfig) -> None:
+        self.model.generation_config = config
+
+    @property
+    def loss_type(self) -> Any:
+        """The base's; by it Trainer knows how to count the tokens of accumulated batches."""
+        return self.model.loss_type
+
+    @property
+    def accepts_loss_kwargs(self) -> bool:
+        """Whether the loss is divided by `num_items_in_batch`; where it is not, Trainer averages over batches."""
+        return self._has_own_loss()
+
+    def _has_own_loss(self) -> bool:
+        """Whether `labels` mean the next tokens; encoder-decoders and classifiers compute their losses themselves."""
+        return not self.config.is_encoder_decoder and self.model.get_output_embeddings() is not None
+
+    def _get_name(self) -> str:
+        """The base's: by it Trainer tells whether label smoothing has to shift the labels."""
+        return self.model._get_name()
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """The base's gradient checkpointing and its options, not reentrant where nothing is said."""
+        how = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
+        self.model.gradient_checkpointing_enable(how, **options)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep all activations again."""
+        self.model.gradient_checkpointing_disable()
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """Labels (B, T) shifted right, as transformers' collator of sequence-to-sequence batches asks for them."""
+        return self.model.prepare_decoder_input_ids_from_labels(labels)  # type: ignore[operator]
+
+
+def _without_frozen_base(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    if not any(parameter.requires_grad for parameter in module.model.parameters()):
+        for name in [name for name in state if name.startswith(f"{prefix}model.")]:
+            del state[name]
+
+
+def _with_own_base(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for name, value in module.model.state_dict().items():
+        state.setdefault(f"{prefix}model.{name}", value)
