@@ -342,7 +342,7 @@ def test_columns_that_no_beam_sees_are_squeezed_out(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("family", ["bart", "gpt2"])
 def test_fast_layers_change_nothing_but_rounding_and_leave_no_trace(family: str) -> None:
-    """With layers wide enough to be packed."""
+    """With layers wide enough to be packed; a processor without AVX512 packs none in bfloat16."""
     wide = {"bart": {"d_model": 256, "encoder_ffn_dim": 512, "decoder_ffn_dim": 512}, "gpt2": {"n_embd": 256}}[family]
     for dtype, tolerance in ((torch.float32, 2e-5), (torch.bfloat16, 0.2)):
         model = base(family, dtype=dtype, **wide, init_std=0.05, initializer_range=0.05)
@@ -352,7 +352,9 @@ def test_fast_layers_change_nothing_but_rounding_and_leave_no_trace(family: str)
             with fast_layers(model):
                 replaced = [type(module).__name__ for module in model.modules() if "forward" in vars(module)]
                 fast = model(**prompts(family)).logits
-        assert set(replaced) == {"bart": {"Linear", "GELUActivation"}, "gpt2": {"Conv1D", "NewGELUActivation"}}[family]
+        packed = {"bart": {"Linear", "GELUActivation"}, "gpt2": {"Conv1D", "NewGELUActivation"}}[family]
+        can = dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        assert set(replaced) == (packed if can else set())
         visible = prompts(family)["attention_mask"].bool() if family == "gpt2" else slice(None)
         close(fast[visible].float(), stock[visible].float(), tolerance)
         assert {name for module in model.modules() for name in vars(module)} == before
