@@ -10,8 +10,11 @@ a second copy of the weights while it lasts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -54,22 +57,60 @@ def _replace(model: nn.Module, old: type[nn.Module], new: type[nn.Module]) -> No
 
 @contextmanager
 def fast_layers(model: nn.Module) -> Iterator[None]:
-    """While open, the linear layers of a model multiply with packed weights; for inference, gradients are lost.
+    """While open, the linear layers of a model multiply with packed weights, here: other threads keep their own layers.
 
-    A GELU behind one is computed within it. Others stay as they are: those on other devices than the CPU, and
-    precisions that oneDNN lacks. Weights that are changed meanwhile are not seen.
+    For inference, gradients are lost. A GELU behind a layer is computed within it. Others stay as they are: those on
+    other devices than the CPU, and precisions that oneDNN lacks. Weights that are changed meanwhile are not seen.
     """
-    fused = dict(_linear_and_gelu(model))
-    layers = [layer for layer in model.modules() if "forward" not in vars(layer)]
-    faster = {layer: forward for layer in layers if (forward := _faster(layer, fused.get(layer))) is not None}
-    passed = {gelu: nn.Identity().forward for layer, gelu in fused.items() if layer in faster}
-    for layer, forward in {**faster, **passed}.items():
-        layer.forward = forward
+    fast = dict(_fast.get())
+    fused = {layer: gelu for layer, gelu in _linear_and_gelu(model) if _is_free(gelu)}
+    new = [layer for layer in model.modules() if layer not in fast and _is_free(layer)]
+    fast.update({layer: forward for layer in new if (forward := _faster(layer, fused.get(layer))) is not None})
+    fast.update({gelu: nn.Identity().forward for layer, gelu in fused.items() if layer in fast})
+    replaced = [layer for layer in fast if layer not in _fast.get()]
+    _switch(replaced)
+    token = _fast.set(fast)
     try:
         yield
     finally:
-        for layer in (*faster, *passed):
-            vars(layer).pop("forward", None)  # of a base in use twice at once it may be gone already
+        _fast.reset(token)
+        _switch_back(replaced)
+
+
+_fast: ContextVar[Mapping[nn.Module, Callable[[Tensor], Tensor]]] = ContextVar("fast", default=MappingProxyType({}))
+_lock = threading.Lock()
+
+
+class _Switch:
+    """In the place of a layer's `forward`, as long as a thread has a faster form of it: that one or the layer's own."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer, self.users = layer, 0
+
+    def __call__(self, states: Tensor) -> Tensor:
+        fast = _fast.get().get(self.layer)
+        return type(self.layer).forward(self.layer, states) if fast is None else fast(states)
+
+
+def _is_free(layer: nn.Module) -> bool:
+    """Whether nobody else has put another `forward` in the place of the layer's own."""
+    return isinstance(vars(layer).get("forward"), _Switch | None)
+
+
+def _switch(layers: list[nn.Module]) -> None:
+    with _lock:
+        for layer in layers:
+            switch = vars(layer).setdefault("forward", _Switch(layer))
+            switch.users += 1
+
+
+def _switch_back(layers: list[nn.Module]) -> None:
+    with _lock:
+        for layer in layers:
+            switch = vars(layer)["forward"]
+            switch.users -= 1
+            if not switch.users:
+                del vars(layer)["forward"]
 
 
 def _linear_and_gelu(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:

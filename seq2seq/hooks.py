@@ -6,6 +6,7 @@ the first generates.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+_registering = threading.Lock()  # torch counts its hooks up without one, and two with one number replace each other
 _call: ContextVar[object | None] = ContextVar("call", default=None)
 
 
@@ -36,12 +38,15 @@ def forward_pre_hooks(modules: Iterable[nn.Module], hook: Callable[..., Any]) ->
     """While open, `hook(module, args, kwargs)` rewrites what the modules are called with, in this call alone."""
     here = _call.get()
 
-    def guarded(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    def guarded(module: nn.Module, args: Any, kwargs: Any = None) -> Any:
+        """torch calls it without `kwargs` where another thread comes across it while it is put on or taken off."""
         return hook(module, args, kwargs) if _call.get() is here else None
 
-    handles = [module.register_forward_pre_hook(guarded, with_kwargs=True) for module in modules]
+    with _registering:
+        handles = [module.register_forward_pre_hook(guarded, with_kwargs=True) for module in modules]
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        with _registering:
+            for handle in handles:
+                handle.remove()

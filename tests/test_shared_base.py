@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,13 +11,17 @@ import tiny
 import torch
 from transformers import LogitsProcessorList
 
+from seq2seq.fast_layers import fast_layers
 from seq2seq.prefixTuning import PrefixTuning
 
 OPTIONS: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 
 
-def two_prefixes(family: str) -> tuple[Any, Any, dict[str, Any]]:
-    base = tiny.base(family).eval()
+WIDE = {"bart": {"d_model": 256, "encoder_ffn_dim": 512, "decoder_ffn_dim": 512}, "gpt2": {"n_embd": 256}}  # is packed
+
+
+def two_prefixes(family: str, **config: Any) -> tuple[Any, Any, dict[str, Any]]:
+    base = tiny.base(family, **config).eval()
     torch.manual_seed(5)
     prefixes = [PrefixTuning(base, length, 0).eval() for length in (3, 5)]
     with torch.no_grad():
@@ -53,21 +58,62 @@ def _targets(family: str, inputs: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("family", ["bart", "gpt2"])
-def test_threads_do_not_see_each_other(family: str) -> None:
-    one, other, inputs = two_prefixes(family)
-    expected = [prefix.generate(**inputs, **OPTIONS) for prefix in (one, other)]
-    found: list[list[bool]] = [[], []]
+@pytest.mark.parametrize("beams", [1, 3])
+def test_threads_do_not_see_each_other(family: str, beams: int) -> None:
+    one, other, inputs = two_prefixes(family, dtype=torch.float32, **WIDE[family])
+    expected = [prefix.generate(**inputs, **OPTIONS, num_beams=beams) for prefix in (one, other)]
+    assert not torch.equal(*expected)
     start = threading.Barrier(2)
 
-    def work(which: int) -> None:
+    def generates(which: int) -> list[bool]:
         start.wait()
-        for _ in range(8):
-            text = (one, other)[which].generate(**inputs, **OPTIONS)
-            found[which].append(torch.equal(text, expected[which]))
+        texts = [(one, other)[which].generate(**inputs, **OPTIONS, num_beams=beams) for _ in range(4)]
+        return [torch.equal(text, expected[which]) for text in texts]
 
-    threads = [threading.Thread(target=work, args=(which,)) for which in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [[True] * 8, [True] * 8]
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(generates, (0, 1))) == [[True] * 4] * 2
+    assert not any("forward" in vars(module) for module in one.modules())
+
+
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+def test_a_thread_trains_while_another_searches(family: str) -> None:
+    """The packed layers of the search have no gradient; the step has the layers' own."""
+    one, other, inputs = two_prefixes(family, dtype=torch.float32, **WIDE[family])
+    expected = gradients(other, inputs)
+    found: list[list[torch.Tensor]] = []
+    with ThreadPoolExecutor(1) as thread:
+
+        def train_meanwhile(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            assert any("forward" in vars(module) for module in one.modules())
+            found.append(thread.submit(gradients, other, inputs).result())
+            return scores
+
+        training: Any = LogitsProcessorList([train_meanwhile])
+        one.generate(**inputs, **OPTIONS, num_beams=3, logits_processor=training)
+    assert len(found) == 6
+    assert all(torch.equal(*pair) for step in found for pair in zip(step, expected, strict=True))
+
+
+def gradients(model: Any, inputs: dict[str, Any]) -> list[torch.Tensor]:
+    loss = model(**inputs, labels=inputs["input_ids"]).loss
+    return list(torch.autograd.grad(loss, list(model.prefix.parameters())))
+
+
+def test_layers_stay_fast_until_their_last_thread_is_done() -> None:
+    layer = torch.nn.Linear(512, 512, bias=False)
+    opened, closed = threading.Event(), threading.Event()
+
+    def multiplies(x: torch.Tensor) -> tuple[bool, bool]:
+        with fast_layers(layer):
+            opened.set()
+            closed.wait()
+            return "forward" in vars(layer), layer(x).requires_grad
+
+    with ThreadPoolExecutor(1) as thread:
+        with fast_layers(layer):
+            other = thread.submit(multiplies, torch.ones(1, 512))
+            opened.wait()
+        assert layer(torch.ones(1, 512)).requires_grad  # here it is the layer's own again
+        closed.set()
+        assert other.result() == (True, False)
+    assert "forward" not in vars(layer)
