@@ -292,7 +292,7 @@ class Arguments(
         if self.format_mode == "infix" and self.mode not in ("prefixtune", "bothtune"):
             raise UserError(f"--format_mode infix: --mode {self.mode} has no infix; leave it out, or take prefixtune")
         if self.lowdata and self.n_train:
-            raise UserError("--lowdata draws from all training records; leave --n_train out")
+            raise UserError("--lowdata draws from all training records; leave --n_train out, or give --n_train null")
         if self.distill_from and self.format_mode not in ("cat", "peek"):
             raise UserError(f"--distill_from: the teacher reads the source; --format_mode {self.format_mode} hides it")
         for name in ("learning_rate", "span_mean", "max_minutes"):
