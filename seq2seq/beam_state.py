@@ -62,12 +62,20 @@ class Beams:
         return ~self.improvable[:, 0] | (self.finished.all(1) & (config.early_stopping is True))
 
     def advance(
-        self, model: Any, log_probs: Tensor, prompt: int, length: int, config: Any, criteria: StoppingCriteriaList
+        self,
+        model: Any,
+        log_probs: Tensor,
+        prompt: int,
+        length: int,
+        config: Any,
+        criteria: StoppingCriteriaList,
+        count_prompt: bool = False,
     ) -> tuple[Beams, Tensor]:
         """One step with the next token's log-probabilities (B·N, V), which are used up; whether the search goes on.
 
         Args:
             prompt, length: tokens of the prompt, and of the running hypotheses with it.
+            count_prompt: lengths are those of transformers before 4.0: with the prompt, without the token that ends.
         """
         number, eos = config.num_beams, config._eos_token_tensor
         width = max(2, 1 + (0 if eos is None else len(eos))) * number  # K: N go on even if each beam could end
@@ -78,7 +86,7 @@ class Beams:
             table.gather(1, parent[:, :, None].expand(-1, -1, table.shape[2]))
             for table in (self.running, self.running_parents)
         )
-        tokens[:, :, length] = chosen % scores.shape[2]
+        tokens[:, :, length] = last = chosen % scores.shape[2]
         parents[:, :, length - prompt] = parent.int()
         ended = criteria(tokens[:, :, : length + 1].flatten(0, 1), None).unflatten(0, (-1, width))  # type: ignore[arg-type]
         running, running_scores, running_parents = model._get_running_beams_for_next_iteration(
@@ -88,6 +96,9 @@ class Beams:
             next_token_hits_stopping_criteria=ended,
             num_beams=number,
         )
+        uncounted, hopes = self.uncounted, running_scores
+        if count_prompt and eos is not None:
+            uncounted, hopes = uncounted + torch.isin(last, eos), top  # the best candidate, whether it ends or not
         rules = {"early_stopping": config.early_stopping, "length_penalty": config.length_penalty}
         sequences, best, best_parents, finished = model._update_finished_beams(
             sequences=self.sequences,
@@ -102,15 +113,15 @@ class Beams:
             top_num_beam_mask=torch.arange(width, device=ended.device) < number,
             num_beams=number,
             cur_len=length,
-            decoder_prompt_len=self.uncounted,
+            decoder_prompt_len=uncounted,
             **rules,
         )
         improvable = model._check_early_stop_heuristic(
             is_early_stop_heuristic_unsatisfied=self.improvable,
-            running_beam_scores=running_scores,
+            running_beam_scores=hopes,
             beam_scores=best,
             is_sent_finished=finished,
-            cur_len=length + 1,
+            cur_len=length if count_prompt else length + 1,
             max_length=config.max_length,
             decoder_prompt_len=self.uncounted,
             **rules,

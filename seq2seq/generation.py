@@ -28,7 +28,7 @@ from seq2seq.beam_state import Beams
 from seq2seq.fast_layers import fast_layers
 from seq2seq.prefix_attention import disable_prefix, enable_prefix
 from seq2seq.score_rules import apply_rules
-from seq2seq.utils import UserError
+from seq2seq.utils import CACHE_NAMES, UserError
 
 # Models whose attention and masks are the plain ones that product_attention.py computes.
 FAMILIES = ("bart", "gpt2", "llama", "mbart")
@@ -141,7 +141,7 @@ def beam_search(
     log_probs = decoder.prefill()
     while True:
         log_probs = apply_rules(logits_processor, beams.running[:, :, :length].flatten(0, 1), log_probs)
-        beams, goes_on = beams.advance(model, log_probs, prompt, length, config, stopping_criteria)
+        beams, goes_on = beams.advance(model, log_probs, prompt, length, config, stopping_criteria, count_prompt)
         more, *done = torch.cat((goes_on[None], beams.done(config))).tolist()  # the step's one wait for the device
         if not more or all(done):
             break
@@ -174,6 +174,8 @@ class _Decoder:
             prompt_mask = mask
         self.positions = (prompt_mask.long().cumsum(-1) - 1).masked_fill(prompt_mask == 0, 0)
         self.cache = BeamCache(model, beams, prompt_mask, source_mask)
+        known = inspect.signature(type(model).forward).parameters
+        self.cache_name = next(name for name in CACHE_NAMES if name in known)
 
     def padding(self) -> Tensor:
         """How many tokens of each prompt are padding (B, 1); an encoder-decoder's has none."""
@@ -215,5 +217,6 @@ class _Decoder:
         self.positions = self.positions[sources]
 
     def _logits(self, **inputs: Any) -> Tensor:
-        output = self.model(**inputs, past_key_values=self.cache.past_key_values, use_cache=True, return_dict=True)
+        inputs[self.cache_name] = self.cache.past_key_values
+        output = self.model(**inputs, use_cache=True, return_dict=True)
         return output.logits[:, -1].float()

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from seq2seq.hooks import forward_pre_hooks
 from seq2seq.prefix_attention import LivePrefix, Site
-from seq2seq.utils import UserError
+from seq2seq.utils import CACHE_NAMES, UserError
 
 
 def positions_behind(
@@ -32,7 +32,8 @@ def positions_behind(
     """
     tokens: Any = inputs.get("input_ids") if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
     batch, length = tokens.shape[:2]
-    positions, mask, past = (inputs.get(name) for name in ("position_ids", "attention_mask", "past_key_values"))
+    positions, mask = inputs.get("position_ids"), inputs.get("attention_mask")
+    past = next((inputs[name] for name in CACHE_NAMES if inputs.get(name) is not None), None)
     is_mask = mask is not None and mask.dim() == 2
     seen = past.get_seq_length() if past is not None else 0
     bound = mask.shape[1] if is_mask else seen + length  # type: ignore[union-attr]
@@ -78,14 +79,18 @@ def stacks_to_shift(model: PreTrainedModel, sites: dict[str, Site]) -> list[Any]
         raise UserError("shift_positions: a prefix in cross-attention stands before no tokens; leave it out")
     for stack in shifted:
         table = getattr(stack, "embed_positions", None)
-        if table is None or list(inspect.signature(table.forward).parameters) != BART_ARGUMENTS:
+        if table is None or not _is_of_barts_kind(list(inspect.signature(table.forward).parameters)):
             raise UserError(
                 f"shift_positions: {type(model).__name__} has no learned positions of BART's kind; leave it out"
             )
     return shifted
 
 
-BART_ARGUMENTS = ["input_ids", "past_key_values_length", "position_ids"]
+PAST = ("past_key_values_length", "cache_length")  # the second from transformers 5.24 on
+
+
+def _is_of_barts_kind(arguments: list[str]) -> bool:
+    return any(arguments == ["input_ids", past, "position_ids"] for past in PAST)
 
 
 @contextmanager
@@ -93,8 +98,9 @@ def shifted_stacks(model: PreTrainedModel, stacks: list[Any], preseqlen: int) ->
     """While open, the stacks' positions start at P. Raises UserError where a position does not exist."""
 
     def shift(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        given = dict(zip(BART_ARGUMENTS, args, strict=False)) | kwargs
-        tokens, past, positions = given["input_ids"], given.get("past_key_values_length", 0), given.get("position_ids")
+        given = dict(zip(("input_ids", PAST[0], "position_ids"), args, strict=False)) | kwargs
+        tokens, positions = given["input_ids"], given.get("position_ids")
+        past = next((given[name] for name in PAST if name in given), 0)
         length = next(x.shape[-1] for x in (tokens, positions) if x is not None)  # input vectors come without tokens
         check_positions(model, preseqlen, past + length)
         return (tokens, past + preseqlen, None if positions is None else positions + preseqlen), {}

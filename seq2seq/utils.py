@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import torch
 
+CACHE_NAMES = ("cache", "past_key_values")  # of the models' argument: from transformers 5.24 on, and before
+
 
 class UserError(Exception):
     """A user's mistake in one line: what is wrong, where (file:line, flag), what to do instead."""
