@@ -100,4 +100,4 @@ def compare(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command(lambda: compare(parse(None, "quality.py", default_task="sample_tables"))))
+    sys.exit(command(lambda: compare(parse(None, "quality.py"))))

@@ -20,7 +20,7 @@ from transformers import CONFIG_MAPPING
 
 from gpt2.generation_arguments import STANDARD_INPUT, GenerationArguments
 from gpt2.run_language_modeling import GPT2
-from seq2seq.arguments import Arguments, SearchArguments
+from seq2seq.arguments import OF_THE_TASK, Arguments
 from seq2seq.decoding import decode, generate_texts
 from seq2seq.finetune import BART, chosen_task
 from seq2seq.loading import Family, load_run
@@ -35,10 +35,6 @@ from seq2seq.training import quiet_libraries
 from seq2seq.utils import UserError, device
 
 CARRIED_RUN = Path(__file__).parent / "carried" / "sample_tables"
-TASKS_OWN = (
-    *("max_source_length", "max_target_length", "val_max_target_length", "test_max_target_length"),
-    *(f.name for f in fields(SearchArguments)),
-)
 
 
 def generate(options: GenerationArguments) -> None:
@@ -84,7 +80,7 @@ def as_arguments(options: GenerationArguments, run: Run) -> Arguments:
     given = {f.name: getattr(options, f.name) for f in fields(options) if f.name in known}
     changed = {name: value for name, value in given.items() if value is not None and name != "overwrite"}
     if options.task:  # another task's data, lengths and search are its own
-        own = {name: value for name, value in own.items() if name not in ("task", "data_dir", *TASKS_OWN)}
+        own = {name: value for name, value in own.items() if name not in ("task", *OF_THE_TASK)}
     return Arguments(**{**own, **changed, "do_train": False, "prefix_model_path": str(run.directory)})
 
 

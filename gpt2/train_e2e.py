@@ -16,7 +16,7 @@ def main() -> int:
     """Parse, then run; returns the exit code."""
 
     def work() -> None:
-        arguments = parse(None, "train_e2e.py", default_task="sample_tables")
+        arguments = parse(None, "train_e2e.py")
         from gpt2.run_language_modeling import run  # torch and Lightning only after --help and mistakes are dealt with
 
         run(arguments)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +16,10 @@ from seq2seq.utils import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 ABOUT_THE_CALL = ("resume", "overwrite", "do_train", "prefix_model_path", "output_dir", "progress")
+# The task without a flag; a program of decoders is named here, others are BART's.
+DEFAULT_TASKS = {"train_e2e.py": "sample_tables", "quality.py": "sample_tables"}
+BARTS_TASK = "sample"
+FOLDERS_OF_TABLES = "custom_tables"  # what a decoder reads a folder as
 # What may differ when a run is resumed; anything else would be ignored, or would not be the same training.
 MAY_CHANGE = (
     *("epoch", "max_steps", "max_minutes", "val_every_steps", "save_every_steps", "early_stopping_patience"),
@@ -78,7 +82,7 @@ class PrefixArguments:
     sites: list[Literal["encoder", "decoder", "cross"]] | None = None
     """Attention sites that get a prefix; default: all the model has."""
     prefix_dropout: float = 0.0
-    """Dropout on the prefix's keys and values, per example and site, share of entries."""
+    """Dropout on the prefix's keys and values (embedding: on its input vectors), per example and site, share."""
 
 
 @dataclass
@@ -116,7 +120,7 @@ class DataArguments:
     val_max_target_length: int | None = None
     """Longest validation target and generation, tokens."""
     test_max_target_length: int | None = None
-    """Longest test target and generation, tokens."""
+    """Longest test target, tokens; a generation's length is --max_length."""
     bsz: int = 16
     """Examples per training batch."""
     n_train: int | None = None
@@ -157,8 +161,8 @@ class OptimisationArguments:
     """AdamW's decoupled weight decay."""
     adam_beta2: float = 0.999
     """AdamW's second-moment decay; 0.98 is usual when a base is trained from scratch."""
-    max_grad_norm: float = 0.0
-    """Clip the gradient's norm; 0 = no clipping (the authors' BART)."""
+    max_grad_norm: float | None = None
+    """Clip the gradient's norm; 0 = no clipping; default: the authors', 1 in train_e2e.py, none in train_bart.py."""
     gradient_accumulation_steps: int = 1
     """Batches per optimiser step."""
     objective_mode: Literal[0, 1] = 0
@@ -322,19 +326,35 @@ class Arguments(
             raise UserError("--mode pretrain: say where the text is with --data_dir DIR (*.txt, *.txt.gz, *.txt.xz)")
 
 
-def parse(argv: list[str] | None, program: str, default_task: str = "sample") -> Arguments:
+# What a run decodes as its own task says: another task has its own data, lengths and search.
+OF_THE_TASK = (
+    *("data_dir", "source_lang", "target_lang"),
+    *("max_source_length", "max_target_length", "val_max_target_length", "test_max_target_length"),
+    *(f.name for f in fields(SearchArguments)),
+)
+
+
+def parse(argv: list[str] | None, program: str) -> Arguments:
     """Read flags and a YAML recipe into `Arguments`; flags win over the recipe, the recipe over the defaults.
 
     The recipe is `--config FILE.yaml`; else the run's own with --prefix_model_path; else the task's in `configs/`.
-    argv: flags without the program's name, None = this process's. default_task: what no --task and no --data_dir mean.
+    argv: flags without the program's name, None = this process's.
     Raises UserError for anything that does not parse; exits after --help.
     """
     argv = sys.argv[1:] if argv is None else argv
     _refuse_authors_habit(argv, program)
-    recipe = _recipe(argv, default_task)
+    recipe = _recipe(argv, program)
     if _words_give_the_length(argv, recipe):
         argv = [*argv, "--preseqlen", "null"]
-    return parse_into(Arguments, argv, program, "Prefix-tune, fine-tune or pretrain, then decode and score.", recipe)
+    what = "Prefix-tune, fine-tune or pretrain, then decode and score."
+    arguments = parse_into(Arguments, argv, program, what, recipe)
+    flags = _flat(argv)
+    if not arguments.do_train and "--task" in flags:
+        unsaid: dict[str, Any] = {name: None for name in OF_THE_TASK if f"--{name}" not in flags}
+        return replace(arguments, **unsaid)
+    if arguments.do_train and not (arguments.task or arguments.data_dir or arguments.source_lang):
+        return replace(arguments, task=DEFAULT_TASKS.get(program, BARTS_TASK))
+    return arguments
 
 
 Options = TypeVar("Options")
@@ -374,9 +394,21 @@ def reader(
             parsed = parser.parse_args(_bare_switches(argv, kind))
         except jsonargparse.ArgumentError as error:
             raise UserError(f"{program}: {_one_line(str(error))}; see --help") from None
-        return kind(**{name: value for name, value in vars(parsed).items() if name in names})
+        options = kind(**{name: value for name, value in vars(parsed).items() if name in names})
+        return _of_the_program(options, program) if isinstance(options, Arguments) else options  # type: ignore[return-value]
 
     return read
+
+
+def _of_the_program(arguments: Arguments, program: str) -> Arguments:
+    """The options with what the program means where they say nothing: its clipping, and its task of a folder."""
+    decoders = program in DEFAULT_TASKS
+    if arguments.max_grad_norm is None:
+        arguments = replace(arguments, max_grad_norm=1.0 if decoders else 0.0)
+    trains = arguments.do_train and arguments.mode != "pretrain"
+    if decoders and trains and arguments.data_dir and not arguments.task and not arguments.source_lang:
+        arguments = replace(arguments, task=FOLDERS_OF_TABLES)
+    return arguments
 
 
 def recipe_of(arguments: Arguments) -> dict[str, Any]:
@@ -384,7 +416,7 @@ def recipe_of(arguments: Arguments) -> dict[str, Any]:
     return {name: value for name, value in asdict(arguments).items() if name not in ABOUT_THE_CALL}
 
 
-def _recipe(argv: list[str], default_task: str) -> Path | None:
+def _recipe(argv: list[str], program: str) -> Path | None:
     """The YAML file whose values are the defaults of this call."""
     flat = _flat(argv)
     flags = {flag: value for flag, value in zip(flat, [*flat, ""][1:], strict=True) if flag.startswith("--")}
@@ -393,7 +425,8 @@ def _recipe(argv: list[str], default_task: str) -> Path | None:
     if "--prefix_model_path" in flags and flags.get("--do_train", "yes").lower() in ("no", "false"):
         own = Path(flags["--prefix_model_path"]) / "config.yaml"
         return own if own.is_file() else None
-    task = flags.get("--task") or ("custom" if "--data_dir" in flags else default_task)
+    folders = FOLDERS_OF_TABLES if program in DEFAULT_TASKS and "--source_lang" not in flags else "custom"
+    task = flags.get("--task") or (folders if "--data_dir" in flags else DEFAULT_TASKS.get(program, BARTS_TASK))
     mode = flags.get("--mode", "prefixtune")
     candidates = [CONFIGS / f"{task}_{mode}.yaml", CONFIGS / f"{task}.yaml"] if mode != "pretrain" else []
     return next((path for path in candidates if path.is_file()), None)

@@ -249,6 +249,9 @@ CUSTOM = replace(
     test_max_target_length=128,
     search=replace(SAMPLE.search, max_length=128),
 )
+# The same for decoders (train_e2e.py): short sources, equal ones scored against all their references, GPT-2's search.
+CUSTOM_TABLES = replace(E2E, name="custom_tables", table=None, hub=None)
+FOLDERS = {task.name: task for task in (CUSTOM, CUSTOM_TABLES)}
 CUSTOM_TRANSLATION = replace(WMT16_EN_RO, name="custom", hub=None, hub_config=None)
 
 
@@ -256,6 +259,7 @@ def task_for(name: str | None, data_dir: str | None, source_lang: str | None, ta
     """The task that the flags --task, --data_dir, --source_lang and --target_lang ask for together.
 
     Nothing given: the carried `sample`; a folder without a task: `custom`, a translation when both languages are given.
+    (train_e2e.py names its own: `sample_tables`, `custom_tables`.)
     Raises UserError for an unknown task and for languages that do not fit.
     """
     if (source_lang is None) != (target_lang is None):
@@ -263,13 +267,13 @@ def task_for(name: str | None, data_dir: str | None, source_lang: str | None, ta
         raise UserError(f"--{given}_lang {source_lang or target_lang} without --{lacking}_lang; give both or neither")
     if source_lang and source_lang == target_lang:
         raise UserError(f"--source_lang and --target_lang are both {source_lang}; give two languages")
-    if name is not None and name not in TASKS and not (name == CUSTOM.name and data_dir):
+    if name is not None and name not in TASKS and not (name in FOLDERS and data_dir):
         raise UserError(f"--task {name}: no such task; known are {', '.join(TASKS)}, or give --data_dir without --task")
 
     if name in TASKS:
         task = TASKS[name]
     elif data_dir:
-        task = CUSTOM_TRANSLATION if source_lang else CUSTOM
+        task = CUSTOM_TRANSLATION if source_lang else FOLDERS.get(name or "", CUSTOM)
     elif source_lang:
         raise UserError("--source_lang and --target_lang need --data_dir DIR or --task wmt16_en_ro")
     else:

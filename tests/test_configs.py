@@ -24,6 +24,10 @@ def arguments(*argv: str) -> Arguments:
     return parse(list(argv), "train_bart.py")
 
 
+def decoders(*argv: str) -> Arguments:
+    return parse(list(argv), "train_e2e.py")
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 class TestEveryRecipe:
     def test_holds_known_options_alone_and_all_are_taken(self, recipe):
@@ -75,7 +79,8 @@ class TestThePapersFigures:
     def test_are_the_defaults_of_the_optimiser(self):
         default = Arguments()
         assert (default.learning_rate, default.weight_decay, default.warmup_steps) == (5e-5, 0.0, 0)
-        assert (default.max_grad_norm, default.lr_scheduler, default.label_smoothing) == (0.0, "linear", 0.0)
+        assert (default.lr_scheduler, default.label_smoothing) == ("linear", 0.0)
+        assert (arguments("--data_dir", "x").max_grad_norm, decoders("--data_dir", "x").max_grad_norm) == (0.0, 1.0)
 
 
 class TestTheRecipeOfACall:
@@ -145,6 +150,36 @@ class TestOptions:
             recipe, task = arguments("--task", name), task_for(name, None, None, None)
             for limit in ("max_source_length", "max_target_length", "val_max_target_length", "test_max_target_length"):
                 assert getattr(recipe, limit) == getattr(task, limit)
+
+
+class TestTask:
+    def test_of_a_folder_is_the_programs(self):
+        assert (arguments("--data_dir", "x").task, decoders("--data_dir", "x").task) == (None, "custom_tables")
+        assert decoders("--data_dir", "x", "--source_lang", "en", "--target_lang", "de").task is None
+        assert decoders("--data_dir", "x", "--mode", "pretrain").task is None
+        task = task_for("custom_tables", "x", None, None)
+        assert (task.kind, task.search, task.metrics) == ("table_to_text", TASKS["e2e"].search, TASKS["e2e"].metrics)
+        assert task.max_source_length + task.max_target_length + 10 < 514  # gpt2-mini's positions
+
+    def test_without_a_flag_is_the_programs(self, tmp_path):
+        recipe = tmp_path / "own.yaml"
+        recipe.write_text("preseqlen: 3\n", encoding="utf-8")
+        assert arguments("--config", str(recipe)).task == "sample"
+        assert decoders("--config", str(recipe)).task == "sample_tables"
+
+    def test_of_a_run_that_is_decoded_has_its_own_data_and_lengths(self, tmp_path):
+        (tmp_path / "config.yaml").write_text("task: xsum\ndata_dir: old\nnum_beams: 3\nbsz: 7\n", encoding="utf-8")
+        decoding = ("--do_train", "no", "--prefix_model_path", str(tmp_path))
+        again = arguments(*decoding)
+        assert (again.task, again.data_dir, again.num_beams, again.bsz) == ("xsum", "old", 3, 7)
+        other = arguments(*decoding, "--task=cnn_dm", "--max_length", "50")
+        assert (other.task, other.data_dir, other.num_beams, other.max_length, other.bsz) == (
+            "cnn_dm",
+            None,
+            None,
+            50,
+            7,
+        )
 
 
 class TestHelp:
