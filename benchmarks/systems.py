@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks.adapters_peer import AdaptersWorker
 from benchmarks.shapes import DTYPES, Setting, base_model, inputs_of, search_options, step_of, stock_loss
 from seq2seq.generation import generate
-from seq2seq.lightning_base import shift_right
+from seq2seq.lightning_base import decoder_inputs
 from seq2seq.losses import logits_at, next_tokens, target_loss, target_positions
 from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.unpadded import real_tokens, unpadded
@@ -107,7 +107,7 @@ def loss_on_targets(prefix: Any, batch: dict[str, Tensor]) -> Tensor:
     rest = {name: value for name, value in batch.items() if name != "labels"}
     targets = batch["labels"]
     if prefix.config.is_encoder_decoder:
-        rest["decoder_input_ids"] = shift_right(targets, prefix.config)
+        rest["decoder_input_ids"] = decoder_inputs(prefix.model, targets)
     else:
         targets = next_tokens(targets)
     positions = target_positions(targets)

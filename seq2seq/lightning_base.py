@@ -102,11 +102,11 @@ class BaseTransformer(pl.LightningModule):
         model: another than the module's own, for example a teacher.
         """
         model, targets = model or self.model, self.targets(batch)
+        base = model.model if isinstance(model, Tuned) else model
         inputs: dict[str, Any] = {name: batch[name] for name in batch if name not in NO_INPUTS}
         if model.config.is_encoder_decoder:
-            inputs["decoder_input_ids"] = shift_right(batch["labels"], model.config)
+            inputs["decoder_input_ids"] = decoder_inputs(base, batch["labels"])
         positions = batch["positions"] if "positions" in batch else target_positions(targets)
-        base = model.model if isinstance(model, Tuned) else model
         with (
             unpadded(base, batch["input_ids"], batch.get("real_tokens")) as places,
             logits_at(base, places(positions)),
@@ -238,11 +238,17 @@ def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return torch.nn.functional.kl_div(ours, theirs, log_target=True, reduction="batchmean")
 
 
-def shift_right(labels: Tensor, config: Any) -> Tensor:
-    """Decoder inputs (B, T) of labels (B, T): one to the right, starting with the decoder's start token."""
-    shifted = labels.new_full(labels.shape, config.decoder_start_token_id)
+def decoder_inputs(base: Any, labels: Tensor) -> Tensor:
+    """What a base's decoder reads to predict labels (B, T): one to the right, behind what its family starts with.
+
+    That is the start token, or the language's mark of a multilingual base (mBART), which stands last in the labels.
+    """
+    own = getattr(base, "prepare_decoder_input_ids_from_labels", None)
+    if own is not None:
+        return own(labels)
+    shifted = labels.new_full(labels.shape, base.config.decoder_start_token_id)
     shifted[:, 1:] = labels[:, :-1]
-    return shifted.masked_fill(shifted == IGNORE, config.pad_token_id)
+    return shifted.masked_fill(shifted == IGNORE, base.config.pad_token_id)
 
 
 def batch_order(loader: Any) -> Any:

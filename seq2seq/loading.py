@@ -142,13 +142,19 @@ def _check_positions(model: PreTrainedModel, arguments: Arguments, task: Task, n
 
 
 def _tell_languages(model: PreTrainedModel, tokenizer: Any, task: Task) -> None:
-    """Multilingual tokenizers mark the languages, and generation starts with the target's mark."""
+    """Multilingual tokenizers mark the languages; a generation starts with the target's mark, as its training did.
+
+    mBART's mark stands at a text's end and starts the decoder; mBART-50's and NLLB's is the first token.
+    """
     if task.languages is None or not hasattr(tokenizer, "src_lang"):
         return
-    known = {token.split("_")[0]: token for token in getattr(tokenizer, "additional_special_tokens", [])}
+    known = {token.split("_")[0]: token for token in tokenizer.extra_special_tokens}
     for language in task.languages:
         if language not in known:
             raise UserError(f"--source_lang/--target_lang {language}: the tokenizer knows {', '.join(sorted(known))}")
-    source, target = (known[language] for language in task.languages)
-    tokenizer.src_lang, tokenizer.tgt_lang = source, target
-    model.generation_config.forced_bos_token_id = tokenizer.convert_tokens_to_ids(target)
+    tokenizer.src_lang, tokenizer.tgt_lang = (known[language] for language in task.languages)
+    mark = tokenizer.convert_tokens_to_ids(tokenizer.tgt_lang)
+    if tokenizer(text_target="a")["input_ids"][-1] == mark:
+        model.generation_config.decoder_start_token_id = mark
+    else:
+        model.generation_config.forced_bos_token_id = mark

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SENTENCES
 from safetensors.torch import load_file
 from small_runs import flags, records, start, write_base
 from torch import Tensor
@@ -381,20 +380,3 @@ class TestBf16:
         run = start(**options, output_dir=tmp_path / "r")
         assert run
         assert {tensor.dtype for tensor in load_file(run / "model/model.safetensors").values()} == {torch.float32}
-
-
-@pytest.mark.usefixtures("without_curves")
-class TestTranslation:
-    @pytest.mark.parametrize("mode", ["prefixtune", "finetune"])
-    def test_line_files_of_two_languages_are_translated(self, small, tmp_path, mode):
-        data = tmp_path / "data"
-        data.mkdir()
-        for split in ("train", "val", "test"):
-            (data / f"{split}.en").write_text("\n".join(SENTENCES) + "\n")
-            (data / f"{split}.de").write_text("\n".join(reversed(SENTENCES)) + "\n")
-        options = {**small, "data_dir": data, "mode": mode, "epoch": 1, "output_dir": tmp_path / "run"}
-        run = start(**options, source_lang="en", target_lang="de")
-        assert run
-        metrics = Run(run).read_metrics()
-        assert set(metrics["test"]) == {"bleu", "chrf"} and metrics["baselines"] == {}
-        assert Run(run).read_generations("test")[0]["references"] == [SENTENCES[-1]]
