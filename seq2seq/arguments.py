@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from seq2seq.effect import refuse_without_effect
 from seq2seq.runs import read_options
 from seq2seq.utils import UserError
 
@@ -124,9 +125,9 @@ class DataArguments:
     bsz: int = 16
     """Examples per training batch."""
     n_train: int | None = None
-    """Use only the first n training records."""
+    """Use only the first n training records, each with all its references."""
     lowdata: int | None = None
-    """Use n training records drawn at random; a smaller n with the same --lowdata_seed draws a part of them."""
+    """Use n training records, each with all its references, drawn at random; a smaller n draws a part of a larger's."""
     lowdata_seed: int = 0
     """Seed of that draw."""
     n_val: int = 100
@@ -349,6 +350,10 @@ def parse(argv: list[str] | None, program: str) -> Arguments:
     what = "Prefix-tune, fine-tune or pretrain, then decode and score."
     arguments = parse_into(Arguments, argv, program, what, recipe)
     flags = _flat(argv)
+    if arguments.do_train:
+        pairs = zip(flags, [*flags, ""][1:], strict=True)
+        said = [flag[2:].split(".")[0] for flag, value in pairs if flag.startswith("--") and value != "null"]
+        refuse_without_effect(said, arguments.mode)
     if not arguments.do_train and "--task" in flags:
         unsaid: dict[str, Any] = {name: None for name in OF_THE_TASK if f"--{name}" not in flags}
         return replace(arguments, **unsaid)

@@ -289,10 +289,14 @@ def load_split(task: Task, arguments: Arguments, split: Any) -> list[Record]:
     records = load_records(task, arguments.data_dir, split)
     for line in records.report():
         print(line)
-    if split == "train" and arguments.lowdata:
-        return draw(records.items, arguments.lowdata, arguments.lowdata_seed)
     if split == "train":
-        return records.items[: arguments.n_train]
+        some = records.items[: arguments.n_train]
+        if arguments.lowdata:
+            some = draw(records.items, arguments.lowdata, arguments.lowdata_seed)
+        pairs = sum(len(record.references) for record in some)
+        if len(some) < len(records.items) and pairs > len(some):
+            print(f"train: {len(some):,} of {len(records.items):,} records, {pairs:,} pairs with all their references")
+        return some
     if split == "test" and arguments.n_test:
         return first_of_each_part(records.items, arguments.n_test)
     return records.items

@@ -13,6 +13,7 @@ from transformers import BartConfig, BartForConditionalGeneration, GPT2Config, G
 from gpt2.pretraining_forms import CausalLanguageModelling
 from gpt2.run_language_modeling import GPT2
 from seq2seq.arguments import parse
+from seq2seq.effect import acts_in
 from seq2seq.finetune import BART, run
 
 # base dropout above 0: a resumed training must repeat it
@@ -83,8 +84,9 @@ def write_text(folder: Path, documents: int = 80) -> Path:
 
 
 def flags(**options: Any) -> list[str]:
-    """Options as the command line has them; None leaves an option out."""
-    return [f"--{name}={value}" for name, value in options.items() if value is not None]
+    """Options as the command line has them, those of other modes left out; None leaves an option out."""
+    mode = options.get("mode", "prefixtune")
+    return [f"--{name}={value}" for name, value in options.items() if value is not None and acts_in(name, mode)]
 
 
 def start(program: str = "train_bart.py", **options: Any) -> Path | None:

@@ -70,6 +70,16 @@ class TestFlags:
             (["--mode", "finetune", "--format_mode", "infix"], "--format_mode infix: --mode finetune has no infix"),
             (["--lowdata", "5", "--n_train", "9"], "--lowdata draws from all training records; leave --n_train out"),
             (["--source_lang", "en"], "--source_lang en without --target_lang"),
+            (
+                ["--mode", "finetune", "--preseqlen", "9"],
+                "--preseqlen: does nothing in --mode finetune; it is for --mode ",
+            ),
+            (["--mode=adaptertune", "--top_layers=7"], "--top_layers: does nothing in --mode adaptertune"),
+            (["--mode=prefixtune", "--base_config.d_model=8"], "--base_config: does nothing in --mode prefixtune"),
+            (
+                ["--mode=pretrain", "--data_dir=d", "--task=xsum"],
+                "--task: does nothing in --mode pretrain; leave it out",
+            ),
             (["--mode", "pretrain"], "--mode pretrain: say where the text is with --data_dir DIR"),
             (["--config", "none.yaml"], "none.yaml"),
         ],

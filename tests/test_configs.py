@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from seq2seq.arguments import ABOUT_THE_CALL, CONFIGS, MAY_CHANGE, Arguments, parse, recipe_of
+from seq2seq.arguments import ABOUT_THE_CALL, CONFIGS, MAY_CHANGE, Arguments, PretrainArguments, parse, recipe_of
+from seq2seq.effect import NOT_IN_PRETRAINING, OF_PRETRAINING, ONLY_IN
 from seq2seq.tasks import TASKS, task_for
 
 RECIPES = sorted(CONFIGS.glob("*.yaml"))
@@ -141,6 +142,11 @@ class TestOptions:
         source = Path(sys.modules[Arguments.__module__].__file__ or "").read_text()
         for name in NAMES:
             assert re.search(rf'^    {name}: .*\n    """[^\n]+\.("""|\n\n)', source, re.M), name
+
+    def test_that_act_in_some_modes_alone_exist(self):
+        assert {*ONLY_IN, *NOT_IN_PRETRAINING} <= NAMES
+        assert set(OF_PRETRAINING) == {field.name for field in fields(PretrainArguments)}
+        assert arguments("--mode", "finetune", "--lowdata_token", "null").mode == "finetune"
 
     def test_that_may_change_or_belong_to_the_call_exist(self):
         assert set(MAY_CHANGE) | set(ABOUT_THE_CALL) <= NAMES

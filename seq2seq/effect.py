@@ -1,0 +1,39 @@
+"""Which options act in which modes. A flag that would do nothing is refused; a recipe may serve many modes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from seq2seq.utils import UserError
+
+OF_THE_PREFIX = ("prefix_mode", "preseqlen", "lowdata_token", "mid_dim", "deep", "sites", "prefix_dropout")
+OF_PRETRAINING = (
+    *("base_config", "tokenizer_name_or_path", "embeddings_from", "vocab_size", "tokens_per_batch", "window_lengths"),
+    *("mask_ratio", "span_mean", "permute_sentences", "text_to_text_share", "start_copying", "valid_file"),
+)
+ONLY_IN = {
+    **dict.fromkeys(OF_THE_PREFIX, ("prefixtune", "bothtune")),
+    **dict.fromkeys(OF_PRETRAINING, ("pretrain",)),
+    **{"bottleneck": ("adaptertune",), "adapter_design": ("adaptertune",), "top_layers": ("finetune-top",)},
+}
+# Pretraining reads plain text, decodes nothing, and has bits per byte as its only score.
+NOT_IN_PRETRAINING = (
+    *("task", "source_lang", "target_lang", "format_mode", "distill_from", "distill_weight"),
+    *("bsz", "eval_bsz", "n_train", "n_val", "n_test", "lowdata", "lowdata_seed", "best_metric", "baselines"),
+    *("max_source_length", "max_target_length", "val_max_target_length", "test_max_target_length", "eval_num_beams"),
+    *("num_beams", "min_length", "max_length", "length_penalty", "no_repeat_ngram_size", "early_stopping"),
+    "length_norm",
+)
+
+
+def acts_in(option: str, mode: str) -> bool:
+    """Whether an option changes anything in a training of this mode."""
+    return mode in ONLY_IN.get(option, (mode,)) and not (mode == "pretrain" and option in NOT_IN_PRETRAINING)
+
+
+def refuse_without_effect(options: Iterable[str], mode: str) -> None:
+    """Raise UserError for the first of the options, given as flags, that does nothing in a training of this mode."""
+    for option in options:
+        if not acts_in(option, mode):
+            where = f"; it is for --mode {' and '.join(ONLY_IN[option])}" if option in ONLY_IN else ""
+            raise UserError(f"--{option}: does nothing in --mode {mode}{where}; leave it out")
