@@ -11,10 +11,12 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -29,6 +31,7 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "test": ("test",),
 }
 TABLE_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".csv", ".csv.gz")
+SHARD = re.compile(r"-(\d+)-of-(\d+)")
 
 BLANK: Mapping[str, object] = {"source": "", "references": []}  # a blank line is counted as an empty record
 
@@ -72,6 +75,8 @@ class OwnFiles:
     """Globs inside the folder, the preferred one first; all files of one pattern belong together, each also `.gz`."""
     origin: str
     """Where these files are to be had, for the error when none is there."""
+    whole: bool = False
+    """Each file is the whole split, so that two of one pattern are two versions of it."""
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -169,7 +174,8 @@ def find_split(
 
     Looks in the folder, then in `data/` and in `subfolders`, where hub data sets keep theirs; the data set's `own`
     files come before the usual ones. A test split that is not called `test` is the alphabetically first `test*`.
-    Whatever was found and is not read is said in the notes. Raises UserError when the split is not there.
+    Whatever was found and is not read is said in the notes. Raises UserError when the split is not there, not whole, or
+    there twice.
     """
     for place in (folder, folder / "data", *(folder / name for name in subfolders)):
         if not place.is_dir():
@@ -245,8 +251,8 @@ def _json_records(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
-            if number == 1 and line.lstrip().startswith("["):
+        except (ValueError, RecursionError) as error:  # the second: nested too deeply
+            if number == 1 and isinstance(error, ValueError) and line.lstrip().startswith("["):
                 raise UserError(f"{place}: a JSON array over several lines; write one JSON object a line") from error
             raise UserError(f"{place}: not JSON ({error}); mend or remove the line") from error
         if not isinstance(record, dict):
@@ -332,12 +338,33 @@ def _files_named(folder: Path, names: Sequence[str], languages: tuple[str, str] 
                 raise UserError(f"{have}: no {name}.{lack} (or .gz) beside it; put the missing file there")
         for ending in TABLE_ENDINGS:
             whole = folder / f"{name}{ending}"
-            shards = [whole] if whole.is_file() else sorted(folder.glob(f"{name}-*-of-*{ending}"))
+            shards = [whole] if whole.is_file() else _whole_set(folder.glob(f"{name}-*-of-*{ending}"))
             if shards:
                 found.append(SplitFiles(tuple(shards), aligned=False))
-        if shards := sorted((folder / name).glob("*.parquet")):  # the layout of the hub's own parquet copies
+        if shards := _whole_set((folder / name).glob("*.parquet")):  # the layout of the hub's own parquet copies
             found.append(SplitFiles(tuple(shards), aligned=False))
     return found
+
+
+def _whole_set(paths: Iterable[Path]) -> list[Path]:
+    """The shards in order. Raises UserError where their `-<i>-of-<N>` (i from 0 or 1) are not each there once."""
+    shards = sorted(paths)
+    numbers = [(int(of[1]), int(of[2]), path) for path in shards if (of := SHARD.search(path.name))]
+    if not numbers:
+        return shards
+    total, named = numbers[0][1], numbers[0][2]
+    held = {i for i, _, _ in numbers}
+    first = int(0 not in held and total in held)
+    whole = range(first, first + total)
+    if any(n != total for _, n, _ in numbers) or len(held) < len(numbers) or not all(i in whole for i in held):
+        names = ", ".join(path.name for _, _, path in numbers[:6]) + ", …" * (len(numbers) > 6)
+        raise UserError(f"{named.parent}: {names} are shards of more than one set; keep the files of one set there")
+    if lacking := list(islice((i for i in whole if i not in held), 4)):
+        names = ", ".join(SHARD.sub(f"-{i:05d}-of-{total:05d}", named.name) for i in lacking)
+        more = total - len(held) - len(lacking)
+        names += f" and {more} more" if more else ""
+        raise UserError(f"{named.parent}: no {names} beside {named.name}; put every shard there")
+    return shards
 
 
 def _own_files(folder: Path, own: OwnFiles | None) -> list[SplitFiles]:
@@ -346,7 +373,11 @@ def _own_files(folder: Path, own: OwnFiles | None) -> list[SplitFiles]:
         taken = {path for files in found for path in files.paths}
         plain = set(folder.glob(pattern))
         packed = {path for path in folder.glob(pattern + ".gz") if path.with_suffix("") not in plain}
-        if paths := sorted((plain | packed) - taken):
+        paths = sorted((plain | packed) - taken)
+        if own and own.whole and len(paths) > 1:
+            names = " and ".join(path.name for path in paths)
+            raise UserError(f"{folder}: {names} are each a whole split; keep one of them there")
+        if paths:
             found.append(SplitFiles(tuple(paths), aligned=False))
     return found
 

@@ -58,10 +58,12 @@ class TableFormat:
     """Where the files are to be had."""
     row: Callable[[Mapping[str, object], str, Split], Row]
     """(record, place, split) -> row."""
+    whole: bool = False
+    """Each file is a whole split."""
 
     def files(self, split: Split) -> OwnFiles:
         """Where one split is looked for."""
-        return OwnFiles(self.patterns[split], self.origin)
+        return OwnFiles(self.patterns[split], self.origin, self.whole)
 
 
 def read_own(path: Path, table: TableName, split: Split, fields: Fields) -> Iterator[Row]:
@@ -246,7 +248,7 @@ def _json_records(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
         return table_records(path)
     try:
         document = json.loads("\n".join(lines))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
         raise UserError(f"{path}:{line}: not JSON ({error}); mend or replace the file") from error
     if isinstance(document, dict):
@@ -258,7 +260,7 @@ def _is_json_lines(lines: list[str]) -> bool:
     """Whether the first line that is not blank is a whole record by itself."""
     try:
         first = json.loads(next((line for line in lines if line.strip()), "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(first, dict) and "entries" not in first
 
@@ -293,5 +295,6 @@ TABLES: dict[TableName, TableFormat] = {
         },
         origin="github.com/Yale-LILY/dart has them in data/v1.1.1",
         row=_dart_row,
+        whole=True,
     ),
 }

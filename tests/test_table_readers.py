@@ -303,6 +303,19 @@ class TestDART:
         datasets.DatasetDict(validation=datasets.Dataset.from_list(rows)).save_to_disk(str(tmp_path))
         assert read("dart", tmp_path, "val") == DART_WANTED
 
+    def test_two_versions_of_a_split_are_not_joined(self, tmp_path):
+        for version in ("v1.0.0", "v1.1.1"):
+            write(tmp_path / f"dart-{version}-full-train.json", json.dumps(DART_RECORDS))
+        both = r"dart-v1\.0\.0-full-train\.json and dart-v1\.1\.1-full-train\.json are each a whole split; keep one"
+        with pytest.raises(UserError, match=both):
+            read("dart", tmp_path)
+
+    @pytest.mark.parametrize("text", ["[" * 100_000, '[{"tripleset": ' + "[" * 100_000])
+    def test_a_document_that_is_nested_too_deeply_is_no_json(self, tmp_path, text):
+        write(tmp_path / "dart-v1.1.1-full-train.json", text)
+        with pytest.raises(UserError, match=r"train\.json:1: not JSON \(.*\); mend or replace the file"):
+            read("dart", tmp_path)
+
     def test_a_missing_train_split_says_where_it_is(self, tmp_path):
         write_rows(tmp_path / "valid.jsonl.gz", DART_RECORDS)
         with pytest.raises(UserError, match=r"no train split; looked for dart-\*-train.json.*Yale-LILY/dart") as error:
