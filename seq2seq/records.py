@@ -28,7 +28,8 @@ from seq2seq.table_readers import TABLES, read_own, rows_of_own
 from seq2seq.tasks import CARRIED, Task
 from seq2seq.utils import UserError
 
-PLACES_SHOWN = 5  # places of skipped records that a report names before "..."
+PLACES_SHOWN = 5  # places of what was skipped that a report names before "..."
+EMPTY_REFERENCE = "empty reference"  # beside others: the record is kept
 
 
 class Record(NamedTuple):
@@ -55,8 +56,9 @@ class Records:
         """One line a note and a reason: `train: 3 records skipped: empty source (train.source:17, :90, :91)`."""
         lines = [f"{self.split}: {note}" for note in self.notes]
         for reason, places in self.skipped.items():
-            records = "1 record" if len(places) == 1 else f"{len(places)} records"
-            lines.append(f"{self.split}: {records} skipped: {reason} ({_places(places)})")
+            what = "reference" if reason == EMPTY_REFERENCE else "record"
+            count = f"{len(places)} {what}{'s' if len(places) > 1 else ''}"
+            lines.append(f"{self.split}: {count} skipped: {reason} ({_places(places)})")
         return lines
 
 
@@ -85,7 +87,7 @@ def draw(records: Sequence[Record], count: int, seed: int) -> list[Record]:
 def load_records(task: Task, data_dir: str | None, split: Split) -> Records:
     """The records of one split, from `data_dir`, else from the package, else from the hub.
 
-    A record without a source or without any reference is skipped and counted; empty references are dropped. Of a
+    A record without a source or without any reference is skipped and counted, and so is an empty reference. Of a
     table-to-text task, records of equal source become one with the references of all. Raises UserError for input that
     cannot be read, and for a split in which no record is left.
     """
@@ -158,14 +160,15 @@ def _hub_records(task: Task, split: Split) -> Iterator[tuple[str, Mapping[str, o
 
 
 def _filled(records: Records, rows: Iterable[Row], where: str, task: Task) -> Records:
-    """`records` with the rows that have a source and a reference, and with the places of those that have not."""
+    """`records` with the rows that have a source and a reference, and with the places of what is empty."""
     for row in rows:
         references = tuple(text for text in row.targets if text.strip())
+        reason, count = row.skip or ("empty target" if row.source.strip() else "empty source"), 1
         if row.source.strip() and references and not row.skip:
             records.items.append(Record(row.source, references, row.part))
-        else:
-            reason = row.skip or ("empty target" if row.source.strip() else "empty source")
-            records.skipped.setdefault(reason, []).append(PurePath(row.place).name)
+            reason, count = EMPTY_REFERENCE, len(row.targets) - len(references)
+        if count:
+            records.skipped.setdefault(reason, []).extend([PurePath(row.place).name] * count)
     if not records.items:
         account = "".join(f" ({line})" for line in records.report())
         raise UserError(f"{where}: no {records.split} record has a source and a target{account}; pass other data")

@@ -81,6 +81,12 @@ class TestFormats:
             )
         assert read(tmp_path) == WANTED
 
+    @pytest.mark.parametrize("first, ending", [(0, "-3fa2.jsonl"), (1, ".jsonl.gz")])
+    def test_shards_may_be_counted_from_1_and_carry_a_hash(self, tmp_path, first, ending):
+        for number, row in enumerate(ROWS, start=first):
+            write_rows(tmp_path / f"train-{number:05d}-of-00002{ending}", [row])
+        assert read(tmp_path) == WANTED
+
     def test_saved_dataset_dict(self, tmp_path):
         one = datasets.Dataset.from_list(ROWS)
         datasets.DatasetDict(train=one, validation=one.select([1])).save_to_disk(str(tmp_path / "saved"))
@@ -180,6 +186,13 @@ class TestSkipped:
         records = load_records(CUSTOM, str(tmp_path), "train")
         assert records.skipped == {"empty source": ["train.csv:4", "train.csv:5"]}
 
+    def test_an_empty_reference_beside_others_is_counted_and_its_record_kept(self, tmp_path):
+        write_rows(tmp_path / "test.jsonl", [ROWS[0], {"source": "A.", "references": ["one", " ", "two", ""]}])
+        records = load_records(CUSTOM, str(tmp_path), "test")
+        assert records.items == [WANTED[0], Record("A.", ("one", "two"))]
+        assert records.skipped == {"empty reference": ["test.jsonl:2", "test.jsonl:2"]}
+        assert records.report() == ["test: 2 references skipped: empty reference (test.jsonl:2, :2)"]
+
     def test_a_split_with_nothing_left_is_refused(self, tmp_path):
         write_rows(tmp_path / "train.jsonl", [{"source": "", "target": "T"}])
         with pytest.raises(UserError, match=r"train.jsonl: no train record has .* 1 record skipped: empty source"):
@@ -221,6 +234,20 @@ class TestMistakes:
                 r"no train split; looked for train\.\{source,target\}.*the folder holds valid\.jsonl",
             ),
             ({"train.en": "a\n", "train.de": "b\n"}, r"need --source_lang en --target_lang de"),
+            (
+                {"train-00000-of-00003.jsonl": GOOD, "train-00002-of-00003.jsonl": GOOD},
+                r": no train-00001-of-00003\.jsonl beside train-00000-of-00003\.jsonl; put every shard there",
+            ),
+            ({"train/a-1-of-99999999999.parquet": ""}, r"/train: no a-00000-of-99999999999.parquet, .* and 999"),
+            (
+                {"data/train-9-of-9.csv": ""},
+                r"/data: no train-00001-of-00009\.csv, .*04-of-00009.csv and 4 more beside",
+            ),
+            ({"train-0-of-1.csv": "", "train-0-of-2.csv": ""}, r"train-0-of-2\.csv are shards of more than one set"),
+            ({"train-0-of-1-a.csv": "", "train-0-of-1-b.csv": ""}, r"-a\.csv, .*-b\.csv are shards of more than one"),
+            ({"train-0-of-2.csv": "", "train-7-of-2.csv": ""}, r"train-7-of-2\.csv are shards of more than one set"),
+            ({"train.jsonl": GOOD + "[" * 100_000 + "\n"}, r"train\.jsonl:2: not JSON"),
+            ({"train.jsonl": "[" * 100_000 + "\n"}, r"train\.jsonl:1: not JSON"),
             ({"state.json": "{}"}, r"not a whole save_to_disk folder"),
         ],
     )
