@@ -63,6 +63,26 @@ def state_of(run: Run, arguments: Arguments) -> State:
     return State("interrupted" if run.last_checkpoint.is_file() else "new")
 
 
+def score_of(run: Run, metric: str, split: str = "test") -> Mapping[str, Any]:
+    """A finished run's score, signature and n. Raises UserError where its metrics.json has them not."""
+    scores = run.read_metrics().get(split)
+    found = scores.get(metric) if isinstance(scores, Mapping) else None
+    kinds: dict[str, Any] = {"score": (int, float, type(None)), "n": int, "signature": str}
+    if not isinstance(found, Mapping) or not all(isinstance(found.get(key, ()), kind) for key, kind in kinds.items()):
+        raise UserError(
+            f"{run.metrics}: {split} has no {metric} with {', '.join(kinds)}; delete the file to run it again"
+        )
+    return found
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for runs. Raises UserError where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder} ({error.strerror}); give another --output_dir") from error
+
+
 def failure_of(run: Run) -> str:
     """The last error line of a run's last start, "" if that did not fail."""
     path = run.directory / "failed.txt"
@@ -99,8 +119,9 @@ def run_grid(
     """Do what is left of the runs, each in place/<its name>; returns {name: last error line} of those that failed.
 
     metric: the test score to show. keep_checkpoints: keep those of finished runs as well.
-    Raises UserError for runs of other data or another base at this place.
+    Raises UserError for runs of other data or another base at this place, and where it cannot be made.
     """
+    make_folder(place)
     states = {run.name: state_of(Run(place / run.name), run.arguments) for run in runs}
     _refuse_another_study(states, place)
     left = [run for run in runs if states[run.name].kind != "finished"]
@@ -112,13 +133,13 @@ def run_grid(
             error = do_run(run, directory, launch, keep_checkpoints)
             if error:
                 failures[run.name] = error
-            progress.end(run.name, error or f"{metric} {directory.read_metrics()['test'][metric]['score']:.2f}", error)
+            progress.end(run.name, error or f"{metric} {_shown(score_of(directory, metric)['score'])}", error)
     return failures
 
 
 def do_run(run: GridRun, directory: Run, launch: Launch, keep_checkpoints: bool = False) -> str:
     """Start a run, or go on with it, unless it is finished; returns "" or its last error line."""
-    directory.directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory.directory)
     with (directory.directory / "log.txt").open("a", encoding="utf-8") as log:
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process that is started holds it as well
@@ -183,7 +204,7 @@ class GridProgress:
         self.bar.stop()
 
     def say(self, line: str) -> None:
-        self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.bar.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def start(self, name: str, state: State) -> None:
         if state.kind != "new":
@@ -200,6 +221,10 @@ class GridProgress:
         self.bar.update(self.task, completed=self.done, left=left)
         failed = "failed: " if error else ""
         self.say(f"[{self.done}/{self.total}] {name}: {failed}{what} · {_clock(self.seconds[-1])} · {left}")
+
+
+def _shown(score: float | None) -> str:
+    return "no number" if score is None else f"{score:.2f}"
 
 
 def _clock(seconds: float) -> str:

@@ -19,6 +19,7 @@ import csv
 import fcntl
 import io
 import json
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,7 +30,7 @@ import yaml
 
 from seq2seq.arguments import Arguments, recipe_of
 from seq2seq.curves import read_rows
-from seq2seq.grid import GridProgress, Launch, do_run, state_of
+from seq2seq.grid import GridProgress, Launch, do_run, make_folder, state_of
 from seq2seq.runs import Run, read_options, write_atomically
 from seq2seq.studies import (
     GridRun,
@@ -51,6 +52,7 @@ KEYS: dict[str, type] = {
     "seed": int,
 }  # fmt: skip
 LOWER_IS_BETTER = ("loss", "ter")
+SEEDS = 2**31  # numpy's end at 2³², and a search adds the number of its trials
 
 
 class TrialFailed(Exception):
@@ -98,6 +100,10 @@ def read_search(path: Path, commands: Collection[str], flags: Sequence[str] = ()
         check_options(path, name, content.get(name, {}))
     if given := sorted(names_of(flags) & content["space"].keys()):
         raise UserError(f"--{given[0]}: is searched by {path}; change a copy of the file and give that")
+    if not 0 <= content["seed"] < SEEDS:
+        raise UserError(f"{path}: seed: {content['seed']}: give a number from 0 to {SEEDS - 1}")
+    if content["trials"] < 1:
+        raise UserError(f"{path}: trials: {content['trials']}: give at least 1")
     for name, values in content["space"].items():
         _check_range(path, name, values)
     options = without_task(content["options"], flags)
@@ -119,6 +125,8 @@ def _check_range(path: Path, name: str, values: Any) -> None:
         raise UserError(f"{path}: space: {name}: is {values!r}; give a list, or low and high (and log: true)")
     if not all(isinstance(values[end], (int, float)) for end in ("low", "high")) or values["low"] >= values["high"]:
         raise UserError(f"{path}: space: {name}: low {values['low']!r} is no number below high {values['high']!r}")
+    if values.get("log") and values["low"] <= 0:
+        raise UserError(f"{path}: space: {name}: low {values['low']!r} has no logarithm; give one above 0")
 
 
 def _ends(values: Any) -> Sequence[Any]:
@@ -128,16 +136,17 @@ def _ends(values: Any) -> Sequence[Any]:
 def run_search(search: Search, place: Path, launch: Launch) -> list[dict[str, Any]]:
     """Do the trials that are left, each in place/trial<N>; returns all trials, the best first.
 
-    A trial that was interrupted goes on in its directory. Raises UserError for another search's directory, and where
-    another process searches in this one.
+    A trial that was interrupted goes on in its directory. Raises UserError for another search's directory, for one
+    that cannot be made or read, and where another process searches in it.
     """
     try:
         import optuna
+        from sqlalchemy.exc import SQLAlchemyError
     except ImportError as error:
         raise UserError("optuna is not installed; type: pip install 'prefixtuning[tune]'") from error
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    place.mkdir(parents=True, exist_ok=True)
+    make_folder(place)
 
     def write(study: optuna.Study, trial: Any) -> None:
         write_results(search, study, place)
@@ -147,7 +156,13 @@ def run_search(search: Search, place: Path, launch: Launch) -> list[dict[str, An
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{place}: another process searches here; wait for it, or end it") from None
-        study = _open(search, place)
+        try:
+            study = _open(search, place)
+        except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
+            reason = "".join(str(error).splitlines()[:1])
+            raise UserError(
+                f"{place / 'optuna.db'}: cannot be read ({reason}); give another --output_dir, or put back a whole copy"
+            ) from error
         done = len(_ended(study))
         with GridProgress(search.trials, max(0, search.trials - done), place) as progress:
             objective = _objective(search, place, launch, progress)
@@ -196,6 +211,8 @@ def _objective(search: Search, place: Path, launch: Launch, progress: GridProgre
         progress.start(name, state_of(directory, run.arguments))
         error = do_run(run, directory, launch)
         score = None if error else best_validation(directory, search.metric)
+        if score is None and not error:
+            error = f"no validation gave a {search.metric} that is a number"
         shown = ", ".join(f"{option} {value:.3g}" for option, value in values.items())
         progress.end(name, error or f"validation {search.metric} {score:.2f} ({shown})", error)
         if score is None:
@@ -214,10 +231,17 @@ def _suggest(trial: optuna.Trial, name: str, values: Any) -> Any:
     return suggest(name, values["low"], values["high"], log=values.get("log", False))
 
 
-def best_validation(run: Run, metric: str) -> float:
-    """The best score of a run's validations: that of the weights it kept."""
-    scores = [float(row[f"val_{metric}"]) for row in read_rows(run.metrics_csv) if row.get(f"val_{metric}")]
-    return (min if metric in LOWER_IS_BETTER else max)(scores)
+def best_validation(run: Run, metric: str) -> float | None:
+    """The best finite score of a run's validations, that of the weights it kept; None if there is none."""
+    scores = [_number(row.get(f"val_{metric}", "")) for row in read_rows(run.metrics_csv)]
+    return (min if metric in LOWER_IS_BETTER else max)(filter(math.isfinite, scores), default=None)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def write_results(search: Search, study: optuna.Study, place: Path) -> list[dict[str, Any]]:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seq2seq.grid import failure_of, state_of
+from seq2seq.grid import failure_of, score_of, state_of
 from seq2seq.runs import Run, write_atomically
 from seq2seq.studies import OPTIONS, Cell, Study
+from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +66,7 @@ class Row:
 def collect(study: Study, place: Path) -> list[Row]:
     """Read the study's finished runs below `place`: a row for each cell, and with `parts` for each part of the split.
 
-    A run with other options is not counted.
+    A run with other options is not counted. Raises UserError for a finished run without a score that is reported.
     """
     rows: list[Row] = []
     for cell in study.cells:
@@ -74,7 +75,7 @@ def collect(study: Study, place: Path) -> list[Row]:
             run = Run(place / planned.name)
             state = state_of(run, planned.arguments)
             if state.kind == "finished":
-                _count(of_cell, run.read_metrics(), study)
+                _count(of_cell, run, study)
             else:
                 failed = failure_of(run) if state.kind != "other options" else ""
                 of_cell[""].missing[planned.name] = f"failed: {failed}" if failed else str(state)
@@ -82,19 +83,22 @@ def collect(study: Study, place: Path) -> list[Row]:
     return rows
 
 
-def _count(of_cell: dict[str, Row], metrics: dict[str, Any], study: Study) -> None:
+def _count(of_cell: dict[str, Row], run: Run, study: Study) -> None:
     """Add a finished run to its cell's rows."""
+    metrics = run.read_metrics()
     parts = {name.partition("/")[2]: name for name in metrics if name == "test" or name.startswith("test/")}
     for part, split in parts.items() if study.parts else (("", "test"),):
         row = of_cell.setdefault(part, Row(of_cell[""].cell, part))
         row.finished += 1
         for name in study.metrics:
-            found = metrics[split][name]
+            found = score_of(run, name, split)
             row.records = found["n"]
             row.signatures[name] = found["signature"]
             if found["score"] is not None:  # a score that is no number is null there
                 row.values.setdefault(name, []).append(found["score"])
         for name, column in COUNTS.items():
+            if not isinstance(metrics.get(name), (int, float)):
+                raise UserError(f"{run.metrics}: has no number {name}; delete the file to run it again")
             row.values.setdefault(column, []).append(metrics[name])
 
 

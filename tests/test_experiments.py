@@ -160,6 +160,14 @@ class TestTheGrid:
         assert {file: file.stat().st_mtime_ns for file in place.rglob("*") if file.is_file()} == before
         assert "4 finished, 0 to do" in capsys.readouterr().out
 
+    def test_refuses_a_file_in_its_place(self, finished, tmp_path):
+        (tmp_path / "file").write_text("mine")
+        with pytest.raises(
+            UserError, match=r"cannot make the folder .*/file \(File exists\); give another --output_dir"
+        ):
+            run_grid(study_of(finished[0]).runs(), tmp_path / "file", "rougeL", never)
+        assert (tmp_path / "file").read_text() == "mine"
+
     def test_goes_on_where_it_was_killed(self, finished, tmp_path, capsys, monkeypatch):
         path, whole = finished
         study, place, calls = study_of(path), tmp_path / "runs", []

@@ -126,6 +126,47 @@ class TestTheSearch:
         assert "trial1: failed: error: too long" in capsys.readouterr().out
         assert "| trial1 | " in (place / "trials.md").read_text().splitlines()[-1]
 
+    @pytest.mark.parametrize("scores", [[], ["nan"], ["", "inf", "-"]])
+    def test_counts_a_trial_without_a_score_as_failed(self, file_of, tmp_path, scores):
+        def launch(argv: list[str], log: IO[str]) -> str:
+            pretended(argv, log)
+            rows = [f"{step},{score}\n" for step, score in enumerate(scores)]
+            Run(argv[argv.index("--output_dir") + 1]).metrics_csv.write_text("step,val_rougeL\n" + "".join(rows))
+            return ""
+
+        search = search_of(file_of(trials=2))
+        trials = run_search(search, tmp_path / "runs", launch)
+        assert [trial["error"] for trial in trials] == ["no validation gave a rougeL that is a number"] * 2
+        assert run_search(search, tmp_path / "runs", once(Killed(), 1, [])) == trials  # both are counted
+
+    @pytest.mark.parametrize("scores", [["nan", "3.0", "4.0"], ["4.0", "3.0", "nan"], ["3.0", "-inf"]])
+    def test_leaves_out_a_score_that_is_no_number(self, tmp_path, scores):
+        run = Run(tmp_path)
+        run.metrics_csv.write_text("step,val_loss\n" + "".join(f"{i},{score}\n" for i, score in enumerate(scores)))
+        assert best_validation(run, "loss") == 3.0
+
+    @pytest.mark.parametrize("at", ["runs", "runs/trial0"])
+    def test_refuses_a_file_in_a_folders_place(self, file_of, tmp_path, at):
+        (tmp_path / at).parent.mkdir(exist_ok=True)
+        (tmp_path / at).write_text("mine")
+        with pytest.raises(
+            UserError, match=rf"cannot make the folder .*{at} \(File exists\); give another --output_dir"
+        ):
+            run_search(search_of(file_of()), tmp_path / "runs", pretended)
+        assert (tmp_path / at).read_text() == "mine"
+
+    def test_refuses_a_damaged_database_and_leaves_it(self, file_of, tmp_path):
+        search, place = search_of(file_of(trials=1)), tmp_path / "runs"
+        run_search(search, place, pretended)
+        whole = (place / "optuna.db").read_bytes()
+        for damaged in (b"no database" * 999, whole[:4096] + bytes(len(whole) - 4096)):
+            (place / "optuna.db").write_bytes(damaged)
+            with pytest.raises(
+                UserError, match=r"optuna\.db: cannot be read \(.*\); give another --output_dir"
+            ) as error:
+                run_search(search, place, pretended)
+            assert "\n" not in str(error.value) and (place / "optuna.db").read_bytes() == damaged
+
     def test_does_not_join_trials_of_other_options(self, file_of, tmp_path):
         run_search(search_of(file_of(trials=1)), tmp_path / "runs", pretended)
         with pytest.raises(UserError, match=r"is a search with other options; give another --output_dir, or delete"):
@@ -178,6 +219,9 @@ class TestTheCommand:
             ({"space": {"mid_dim": 3}}, r"space: mid_dim: is 3; give a list, or low and high"),
             ({"space": {"mid_dim": {"low": 9, "high": 3}}}, r"space: mid_dim: low 9 is no number below high 3"),
             ({"space": {"preseqlen": [0, 1]}}, r"options: --preseqlen 0: must be at least 1"),
+            ({"space": {"learning_rate": {"low": -1, "high": 3, "log": True}}}, r".*low -1 has no logarithm"),
+            ({"seed": -1}, r"seed: -1: give a number from 0 to 2147483647"),
+            ({"trials": 0}, r"trials: 0: give at least 1"),
             ({"trials": "many"}, r"trials: is 'many'; give int"),
             ({"options": {"task": "sample", "n_val": 0}}, r"n_val: 0 gives no validation rougeL"),
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,7 @@ import pytest
 from small_studies import SCORES, pretend, study_of, write_study
 
 from seq2seq.study_report import collect, figure_of, table_markdown, write_report
+from seq2seq.utils import UserError
 
 
 @pytest.fixture
@@ -94,3 +96,21 @@ def test_the_report_has_a_row_and_a_panel_for_each_part_and_a_line_for_each_othe
     assert [panel.get_title(loc="left") for panel in panels] == ["seen", "unseen"]
     assert [bars.get_label() for bars in panels[1].containers] == ["mlp", "flat"]
     assert panels[1].containers[0].lines[0].get_ydata().tolist() == [4, 4]
+
+
+@pytest.mark.parametrize(
+    "metrics, said",
+    [
+        ({"test": {}}, r"test has no rougeL with score, n, signature"),
+        ({"test": {"rougeL": 3}}, r"test has no rougeL with score"),
+        ({"test": 3}, r"test has no rougeL with score"),
+        ({"test": {"rougeL": {"score": "3", "n": 1, "signature": "s"}}}, r"test has no rougeL with score"),
+        ({"test": {"rougeL": {"score": 3, "n": 1, "signature": "s"}}}, r"has no number trainable_parameters"),
+    ],
+)
+def test_a_run_without_its_scores_is_named(study_file, tmp_path, metrics, said):
+    study = study_of(study_file(metrics=["rougeL"]))
+    pretend(study, tmp_path, SCORES)
+    (tmp_path / "preseqlen_4-seed1" / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(UserError, match=rf"preseqlen_4-seed1/metrics\.json: {said}.*; delete the file to run it again"):
+        collect(study, tmp_path)
