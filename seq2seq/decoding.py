@@ -108,7 +108,7 @@ class DecodingProgress:
         self.started = self.printed = time.monotonic()
         self.shown, self.live = shown, shown and Console().is_terminal
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),

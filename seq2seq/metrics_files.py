@@ -55,7 +55,7 @@ def _read_json_lines(path: Path) -> dict[str, Texts]:
             continue
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # the second: nested too deeply
             record = None
         if not _is_scorable(record):
             raise UserError(
@@ -72,9 +72,8 @@ def _read_json_lines(path: Path) -> dict[str, Texts]:
 def _is_scorable(record: Any) -> bool:
     if not isinstance(record, dict) or not isinstance(record.get("references"), list) or not record["references"]:
         return False
-    return all(
-        isinstance(text, str) for text in (record.get("generated"), record.get("part", ""), *record["references"])
-    )
+    part = "" if record.get("part") is None else record["part"]
+    return all(isinstance(text, str) for text in (record.get("generated"), part, *record["references"]))
 
 
 def _some(path: Path, hypotheses: list[str], references: list[tuple[str, ...]]) -> Texts:
@@ -95,7 +94,7 @@ def show(scored: dict[str, dict[str, dict[str, Any]]]) -> None:
         table.add_column(f"{part}\n{sizes['n']} texts\n{sizes['references']} references", justify="right")
     for name in metrics:
         table.add_row(name, *(f"{scores[name]['score']:.4f}" for scores in scored.values()))
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # a part may be called anything
     width = max(map(len, metrics))
     for name, values in metrics.items():
         print(f"{name:{width}}  {values['signature']}")

@@ -59,7 +59,8 @@ class Report:
         from rich.console import Console
         from rich.table import Table
 
-        console = Console(width=None if Console().is_terminal else 110)
+        plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # texts and parts may hold any
+        console = Console(width=None if Console().is_terminal else 110, **plain)
         for part, rows in self.rows.items():
             if part == "" and len(self.rows) > 1:
                 continue
@@ -72,13 +73,13 @@ class Report:
             console.print(table)
         metrics = run.read_metrics()
         if "base_parameters" in metrics:
-            console.print(_sizes_and_times(metrics), highlight=False)
+            console.print(_sizes_and_times(metrics))
         for i in self._three():
             record = self.records[i]
-            console.print(f"\nsource     {record.source[:400]}", markup=False, highlight=False)
-            console.print(f"reference  {record.references[0]}", markup=False, highlight=False)
-            console.print(f"generated  {self.outputs[self.main][i]}", markup=False, highlight=False)
-        console.print(f"\nrun directory: {run.directory}", highlight=False)
+            console.print(f"\nsource     {record.source[:400]}")
+            console.print(f"reference  {record.references[0]}")
+            console.print(f"generated  {self.outputs[self.main][i]}")
+        console.print(f"\nrun directory: {run.directory}")
 
     def _three(self) -> list[int]:
         parts = [list(rows) for part, rows in self.rows.items() if part or len(self.rows) == 1]

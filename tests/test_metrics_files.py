@@ -7,6 +7,10 @@ import sys
 import pytest
 
 from seq2seq.metrics import E2E, main, score
+from seq2seq.records import Record
+from seq2seq.report import Report
+from seq2seq.runs import Run
+from seq2seq.tasks import CUSTOM
 
 HYPOTHESES = ["The Copper Kettle is a cheap tea room.", "", "Brook's is a pub near the station."]
 REFERENCES = [
@@ -84,6 +88,31 @@ def test_parts_are_scored_by_themselves_too(capsys, json_lines):
     assert output.index("all") < output.index("seen") < output.index("unseen")
 
 
+@pytest.mark.parametrize("part", ["[/red]", "[bold]", ":heart:"])
+def test_a_part_is_shown_as_it_is_called(capsys, json_lines, part):
+    records = [json.loads(line) for line in json_lines.read_text().splitlines()]
+    json_lines.write_text("\n".join(json.dumps({**record, "part": part}) for record in records[:2]))
+    with json_lines.open("a") as file:
+        file.write("\n" + json.dumps({**records[2], "part": "other"}))
+    assert part in run(capsys, json_lines, "--metrics", "ter")
+
+
+def test_a_part_that_is_null_is_none(capsys, json_lines):
+    usual = run(capsys, json_lines, "--metrics", "ter")
+    records = [json.loads(line) for line in json_lines.read_text().splitlines()]
+    json_lines.write_text("\n".join(json.dumps({**record, "part": None}) for record in records))
+    assert run(capsys, json_lines, "--metrics", "ter") == usual
+
+
+def test_a_runs_report_shows_texts_as_they_are(capsys, tmp_path):
+    names = [f"{name}[/red]:heart:" for name in ("seen", "unseen")]
+    report = Report(CUSTOM, [Record(name, (name,), name) for name in names], {"[/run]": names}, lead=False)
+    report.show(Run(tmp_path / "[/place]"))
+    shown = capsys.readouterr().out
+    assert all(f" · {name} · 1 records" in shown and f"generated  {name}\n" in shown for name in names)
+    assert "[/run]" in shown and "[/place]" in shown
+
+
 def test_one_text_may_have_many_references_or_many_texts_one_each(capsys, tmp_path):
     one, three, block = tmp_path / "one.txt", tmp_path / "three.txt", tmp_path / "block.txt"
     one.write_text("a pub\n")
@@ -132,6 +161,8 @@ def test_unequal_numbers_are_both_named(capsys, files):
         '{"generated": "a", "references": "b"}',
         '{"generated": "a", "references": [1]}',
         '{"generated": null, "references": ["b"]}',
+        '{"generated": "a", "references": ["b"], "part": 0}',
+        "[" * 100_000,
     ],
 )
 def test_a_broken_record_is_named_by_its_line(capsys, json_lines, line):
