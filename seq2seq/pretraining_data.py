@@ -14,6 +14,7 @@ import gzip
 import hashlib
 import json
 import lzma
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -44,6 +45,8 @@ def text_files(data_dir: str | Path) -> list[Path]:
     files = [p for p in files if not any(word in p.name.lower() for word in ("valid", "test", "licence", "license"))]
     if not files:
         raise UserError(f"--data_dir {folder}: holds no *.txt, *.txt.gz or *.txt.xz to pretrain on")
+    if others := [p.name for p in files if not p.is_file()]:
+        raise UserError(f"--data_dir {folder}: {others[0]} is no file; put the texts themselves there, or rename it")
     return files
 
 
@@ -59,7 +62,7 @@ def read_documents(path: Path) -> Iterator[str]:
                 elif lines:
                     yield "\n".join(lines)
                     lines = []
-    except (UnicodeDecodeError, EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (UnicodeDecodeError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{path}: not readable as UTF-8 text ({error}); convert or remove the file") from None
     if lines:
         yield "\n".join(lines)
@@ -114,23 +117,34 @@ def tokenise_corpus(files: list[Path], tokenizer: PreTrainedTokenizerFast, cache
     """Token ids of all documents, one after the other with a newline between, as a memory-mapped uint16/uint32 array.
 
     Cached under `cache_dir` by the tokenizer's vocabulary and the files' names, sizes and times; text is streamed.
+    Raises UserError for files without text, and for a cache folder that cannot be written.
     """
     key = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
     for path in files:
         stat = path.stat()
         key.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}".encode())
-    cache_dir.mkdir(parents=True, exist_ok=True)
     name = cache_dir / f"corpus-{key.hexdigest()[:16]}"
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 65536 else np.uint32)
     if not name.with_suffix(".json").exists():
-        newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
-        count = 0
-        with open(name.with_suffix(".bin"), "wb") as out:
-            for ids in _encode_in_batches((d for path in files for d in read_documents(path)), tokenizer):
-                count += len(ids) + len(newline)
-                out.write(np.asarray(ids + newline, dtype=dtype).tobytes())
-        name.with_suffix(".json").write_text(json.dumps({"tokens": count, "files": [p.name for p in files]}))
+        try:
+            _write_corpus(files, tokenizer, name, dtype)
+        except OSError as error:
+            raise UserError(f"--cache_dir {cache_dir}: cannot be written ({error}); give another folder") from error
+    if name.with_suffix(".bin").stat().st_size == 0:
+        raise UserError(f"{', '.join(map(str, files[:4]))}: without any text; give a file with some")
     return np.memmap(name.with_suffix(".bin"), dtype=dtype, mode="r")
+
+
+def _write_corpus(files: list[Path], tokenizer: PreTrainedTokenizerFast, name: Path, dtype: np.dtype) -> None:
+    """Write the token ids, and beside them how many they are: what says that they are all there."""
+    name.parent.mkdir(parents=True, exist_ok=True)
+    newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    count = 0
+    with open(name.with_suffix(".bin"), "wb") as out:
+        for ids in _encode_in_batches((d for path in files for d in read_documents(path)), tokenizer):
+            count += len(ids) + len(newline)
+            out.write(np.asarray(ids + newline, dtype=dtype).tobytes())
+    name.with_suffix(".json").write_text(json.dumps({"tokens": count, "files": [p.name for p in files]}))
 
 
 def _encode_in_batches(

@@ -98,6 +98,33 @@ class TestFiles:
         with pytest.raises(UserError, match=f"{name}: not readable as UTF-8 text"):
             list(read_documents(tmp_path / name))
 
+    def test_a_packed_file_that_is_damaged_inside_is_named(self, tmp_path):
+        packed = bytearray(gzip.compress(b"One line.\n" * 999))
+        packed[12:20] = b"damaged!"
+        (tmp_path / "a.txt.gz").write_bytes(packed)
+        with pytest.raises(UserError, match=r"a\.txt\.gz: not readable as UTF-8 text \(.*\); convert or remove"):
+            list(read_documents(tmp_path / "a.txt.gz"))
+
+    def test_a_folder_with_a_texts_name_is_refused(self, tmp_path):
+        (tmp_path / "a.txt").mkdir()
+        with pytest.raises(UserError, match=r"--data_dir .*: a\.txt is no file"):
+            text_files(tmp_path)
+        with pytest.raises(UserError, match=r"a\.txt: not readable"):
+            list(read_documents(tmp_path / "a.txt"))
+
+    @pytest.mark.parametrize("blank", ["", "\n \n"])
+    def test_a_text_without_a_word_is_named_each_time(self, tokenizer, tmp_path, blank):
+        (tmp_path / "valid.txt").write_text(blank)
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"valid\.txt: without any text; give a file with some"):
+                tokenise_corpus([tmp_path / "valid.txt"], tokenizer, tmp_path / "cache")
+
+    def test_a_file_in_the_caches_place_is_refused(self, text, tokenizer, tmp_path):
+        (tmp_path / "cache").write_text("mine")
+        with pytest.raises(UserError, match=r"--cache_dir .*/cache: cannot be written \(.*\); give another folder"):
+            tokenise_corpus(text_files(text), tokenizer, tmp_path / "cache")
+        assert (tmp_path / "cache").read_text() == "mine"
+
     def test_the_corpus_is_all_documents_with_a_line_between(self, text, tokenizer, tmp_path):
         corpus = tokenise_corpus(text_files(text), tokenizer, tmp_path)
         assert corpus.dtype == np.uint16
