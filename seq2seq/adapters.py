@@ -25,9 +25,10 @@ from transformers import PreTrainedModel
 from seq2seq.generation import generate
 from seq2seq.losses import WantedLoss
 from seq2seq.prefix_attention import checkpoint_in_eval_mode
+from seq2seq.prefix_config import checked_options
 from seq2seq.prefix_files import read_config, read_original, read_weights, write_files
 from seq2seq.utils import UserError, at_least_float32, by_name
-from seq2seq.wrapped_model import WrappedModel
+from seq2seq.wrapped_model import WrappedModel, refuse_wrapped
 
 NAME = "adapters"  # of the files: adapters.safetensors, adapters_config.json
 ATTENTIONS, MLPS = ("attn", "self_attn", "encoder_attn", "cross_attn"), ("mlp", "fc2")
@@ -70,6 +71,7 @@ class AdapterTuning(WrappedModel):
         self, model: PreTrainedModel, bottleneck: int = 100, design: Literal[1, 2] = 1, base_dropout: bool = True
     ) -> None:
         super().__init__()
+        refuse_wrapped(model)
         if design not in (1, 2):
             raise UserError(f"design {design}: adapters have design 1 (behind blocks) or 2 (behind attention and MLP)")
         if bottleneck < 1:
@@ -148,7 +150,7 @@ class AdapterTuning(WrappedModel):
     # -- files ------------------------------------------------------------------------------------------------------
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write `adapters.safetensors` and `adapters_config.json`."""
+        """Write `adapters.safetensors` and `adapters_config.json`; UserError for a folder that cannot be made."""
         config = {name: getattr(self, name) for name in ("bottleneck", "design", "base_dropout")}
         write_files(directory, self.adapters.state_dict(), config, self.model, NAME)
 
@@ -159,7 +161,8 @@ class AdapterTuning(WrappedModel):
         They come in eval mode, as transformers' models do.
         Raises UserError for a missing or damaged file and for another base.
         """
-        adapters = cls(model, **read_config(directory, model, NAME))
+        path = Path(directory) / f"{NAME}_config.json"
+        adapters = cls(model, **checked_options(path, read_config(directory, model, NAME), cls))
         read_weights(directory, adapters.adapters, NAME)
         return adapters.eval()
 

@@ -44,7 +44,7 @@ from seq2seq.prefix_files import PrefixFiles
 from seq2seq.prefix_parameters import InputVectors, Parametrisation, SitePrefix, fit
 from seq2seq.prefix_positions import check_positions, positions_behind, shifted_stacks, stacks_to_shift
 from seq2seq.utils import UserError, at_least_float32, by_name
-from seq2seq.wrapped_model import WrappedModel
+from seq2seq.wrapped_model import WrappedModel, refuse_wrapped
 
 
 class DefaultLength(int):
@@ -70,7 +70,8 @@ class PrefixTuning(PrefixFiles, WrappedModel):
             computes for P learned input vectors behind the source. For decoders.
 
     Raises:
-        UserError: unknown site, a model whose attention cannot hold a prefix, positions that cannot be shifted.
+        UserError: a value out of range, unknown site, a model whose attention cannot hold a prefix or that holds one
+            already, positions that cannot be shifted.
     Source: Li & Liang 2021, sections 4.2, 4.3; infix: section 7.3.
     """
 
@@ -89,10 +90,15 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         infix: bool = False,
     ) -> None:
         super().__init__()
+        refuse_wrapped(model)
         if preseqlen < 1:
             raise UserError(f"preseqlen {preseqlen}: a prefix has at least one vector")
+        if mid_dim < 0:
+            raise UserError(f"mid_dim {mid_dim}: an MLP is at least 1 wide; give that, or 0 for none")
+        if not 0 <= dropout < 1:
+            raise UserError(f"dropout {dropout}: is a share, at least 0 and below 1")
         available = find_sites(model)
-        unknown = [name for name in sites or () if name not in available]
+        unknown = [name for name in sites or () if name not in list(available)]
         if unknown or sites is not None and not sites:
             raise UserError(f"sites {list(sites or ())}: {type(model).__name__} has {', '.join(available)}")
         is_decoder = not model.config.is_encoder_decoder

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from seq2seq.prefix_attention import Site, find_sites
+from seq2seq.prefix_config import checked_options, read_json
 from seq2seq.prefix_parameters import Parametrisation, SitePrefix, fit
 from seq2seq.runs import write_atomically
 from seq2seq.utils import UserError
@@ -54,7 +55,10 @@ class PrefixFiles:
         PrefixFiles._classes.setdefault(cls.form, cls)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write `prefix.safetensors` and `prefix_config.json`, in the form the prefix is in."""
+        """Write `prefix.safetensors` and `prefix_config.json`, in the form the prefix is in.
+
+        Raises UserError for a folder that cannot be made.
+        """
         names = ("preseqlen", "mid_dim", "dropout", "shift_positions", "base_dropout")
         config = {"form": self.form, "sites": list(self.sites), **{name: getattr(self, name) for name in names}}
         if self.form == "activation":
@@ -69,8 +73,12 @@ class PrefixFiles:
         eval mode, as transformers' models do.
         Raises UserError for a missing or damaged file and for another base.
         """
-        options = read_config(directory, model)
-        prefix = cls._classes[options.pop("form", "activation")](model, **options)
+        options, path = read_config(directory, model), _paths(directory, NAME)[1]
+        form = options.pop("form", "activation")
+        if form not in list(cls._classes):
+            raise UserError(f"{path}: form is {form!r:.60}, not {' or '.join(cls._classes)}; save the prefix again")
+        kind = cls._classes[form]
+        prefix = kind(model, **checked_options(path, options, kind))
         read_weights(directory, prefix.prefix)
         return prefix.eval()
 
@@ -89,7 +97,7 @@ class PrefixFiles:
         """Write the keys and values for PEFT: CAUSAL_LM, or SEQ_2_SEQ_LM for an encoder-decoder. PEFT keeps no MLP.
 
         Raises UserError, naming it, for what PEFT cannot hold: another site than the decoder's own attention, an
-        infix, unshifted positions.
+        infix, unshifted positions; and for a folder that cannot be made.
         """
         lost = [name for name in self.sites if name != "decoder"]
         if lost:
@@ -107,7 +115,7 @@ class PrefixFiles:
     def from_peft(cls, directory: str | Path, model: PreTrainedModel) -> Any:
         """Read a folder that PEFT's prefix tuning wrote, as a flat PrefixTuning of the decoder's own attention.
 
-        Raises UserError for a missing file, another method than prefix tuning, and another shape.
+        Raises UserError for a missing or damaged file, another method than prefix tuning, and another shape.
         """
         value = read_peft(directory, find_sites(model)["decoder"], model.config.is_encoder_decoder).to(model.device)
         options = {"mid_dim": 0, "sites": ("decoder",), "shift_positions": True}
@@ -125,8 +133,7 @@ def write_files(
     """Write weights and configuration, with the fingerprint of the base; what was there before is replaced."""
     from safetensors.torch import save_file
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _made(folder)
     plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     weights_path, config_path = _paths(folder, name)
     save_file(plain, f"{weights_path}.new")
@@ -143,11 +150,10 @@ def read_config(folder: str | Path, model: PreTrainedModel, name: str = NAME) ->
     for path in paths:
         if not path.is_file():
             raise UserError(f"{folder}: no {path.name}; give a folder written by save_pretrained or a run directory")
-    try:
-        config = json.loads(paths[1].read_text())
-        was, now = config.pop("base"), describe_base(model)
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{paths[1]}: damaged ({error}); save the prefix again") from error
+    config = read_json(paths[1])
+    was, now = config.pop("base", None), describe_base(model)
+    if not isinstance(was, dict):
+        raise UserError(f"{paths[1]}: damaged (base is {was!r:.60}); save it again")
     if was != now:
         differ = "; ".join(f"{key} {was.get(key)} there, {now[key]} here" for key in now if was.get(key) != now[key])
         kind = name.removesuffix("s")
@@ -167,12 +173,21 @@ def read_weights(folder: str | Path, module: nn.Module, name: str = NAME) -> Non
     try:
         weights = load_file(weights_path)
         module.to(next(iter(weights.values())).dtype).load_state_dict(weights)
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, StopIteration, TypeError) as error:  # without tensors; of whole numbers
         raise UserError(f"{weights_path}: damaged, or not the one that {config_path.name} describes") from error
 
 
 def _paths(folder: str | Path, name: str) -> tuple[Path, Path]:
     return Path(folder) / f"{name}.safetensors", Path(folder) / f"{name}_config.json"
+
+
+def _made(folder: str | Path) -> Path:
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made as a folder ({error.strerror}); give another") from error
+    return folder
 
 
 def describe_base(model: PreTrainedModel) -> dict[str, Any]:
@@ -203,10 +218,11 @@ def fingerprint(model: PreTrainedModel) -> str:
 def read_original(checkpoint: Mapping[str, Tensor] | str | Path) -> dict[str, Tensor]:
     """The authors' parameters by name, of a state dict, a checkpoint file, or the folder that holds it.
 
+    What is no tensor, such as an epoch's number, is left out.
     Raises UserError for a file that is not there or no checkpoint.
     """
     if isinstance(checkpoint, Mapping):
-        return {re.sub(r"^((module|model)\.)+", "", name): value for name, value in checkpoint.items()}
+        return _tensors(checkpoint, "the checkpoint")
     path = Path(checkpoint)
     if path.is_dir():
         known = ("pytorch_model.bin", "model.safetensors")
@@ -215,11 +231,23 @@ def read_original(checkpoint: Mapping[str, Tensor] | str | Path) -> dict[str, Te
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return read_original(load_file(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded: Any = load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors have no common error for "not a checkpoint"
         raise UserError(f"{path}: cannot be read as a checkpoint ({' '.join(str(error).split())[:120]})") from error
-    return read_original(loaded.get("state_dict", loaded))
+    return _tensors(loaded, str(path))
+
+
+def _tensors(state: Any, where: str) -> dict[str, Tensor]:
+    """Tensors by name, without what a wrapper puts in front of their names."""
+    if isinstance(state, Mapping):
+        state = state.get("state_dict", state)
+    items = state.items() if isinstance(state, Mapping) else ()
+    found = {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
+    if not found:
+        raise UserError(f"{where}: holds no tensors by name; give a state dict, or the file or folder of one")
+    return {re.sub(r"^((module|model)\.)+", "", name): value for name, value in found.items()}
 
 
 def copy_original(
@@ -302,7 +330,7 @@ def write_peft(folder: str | Path, key_values: Tensor, model: PreTrainedModel) -
         encoder_hidden_size=heads * head_dim,
         inference_mode=True,
     )
-    config.save_pretrained(str(folder))
+    config.save_pretrained(str(_made(folder)))
     rows = in_slots.permute(3, 0, 1, 2, 4).reshape(length, -1)  # P × (2·slots·H·D)
     save_file({PEFT_NAME: rows.cpu().contiguous()}, Path(folder) / PEFT_WEIGHTS)
 
@@ -311,21 +339,27 @@ def read_peft(folder: str | Path, site: Site, is_encoder_decoder: bool) -> Tenso
     """Keys and values (L, 2, H, P, D) of a folder that PEFT's prefix tuning wrote.
 
     A projection's are there too: PEFT drops its MLP when it saves.
-    Raises UserError for a missing file, another method than prefix tuning, and another shape.
+    Raises UserError for a missing or damaged file, another method than prefix tuning, and another shape.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     folder = Path(folder)
     for name in (PEFT_WEIGHTS, PEFT_CONFIG):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: no {name}; give a folder written by PEFT's save_pretrained")
-    config = json.loads((folder / PEFT_CONFIG).read_text())
+    config = read_json(folder / PEFT_CONFIG)
     if config.get("peft_type") != "PREFIX_TUNING":
         raise UserError(f"{folder}: holds {config.get('peft_type')}; only PEFT's PREFIX_TUNING has keys and values")
-    rows = _named(load_file(folder / PEFT_WEIGHTS), PEFT_NAME)
+    try:
+        rows = _named(load_file(folder / PEFT_WEIGHTS), PEFT_NAME)
+    except SafetensorError as error:
+        raise UserError(f"{folder / PEFT_WEIGHTS}: damaged ({error}); save it again") from error
+    if rows.dim() != 2:
+        raise UserError(f"{folder / PEFT_WEIGHTS}: {PEFT_NAME} is {tuple(rows.shape)}, not P × numbers; save it again")
     layers = len(site.modules)
     shape = (config.get("num_layers") or layers, 2, site.heads, site.head_dim)
-    if rows.shape[1] != torch.Size(shape).numel() or shape[0] not in (layers, 2 * layers * is_encoder_decoder):
+    if shape[0] not in (layers, 2 * layers * is_encoder_decoder) or rows.shape[1] != torch.Size(shape).numel():
         raise UserError(
             f"{folder}: a vector has {rows.shape[1]} numbers, this base's {layers} × 2 × {site.heads} × "
             f"{site.head_dim} (layers, key and value, heads, head width); load the base it was trained on"

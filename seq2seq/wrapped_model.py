@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from seq2seq.utils import UserError
+
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
 
@@ -77,6 +79,13 @@ class WrappedModel(nn.Module):
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """Labels (B, T) shifted right, as transformers' collator of sequence-to-sequence batches asks for them."""
         return self.model.prepare_decoder_input_ids_from_labels(labels)  # type: ignore[operator]
+
+
+def refuse_wrapped(model: Any) -> None:
+    """Raise UserError for a model that has something put into it already, in place of its base."""
+    if isinstance(model, WrappedModel):
+        kind = type(model).__name__
+        raise UserError(f"model: is a {kind} already; give its base, which {kind}.detach() returns")
 
 
 def _without_frozen_base(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:

@@ -157,6 +157,24 @@ def test_adapters_come_back_from_their_files_bit_for_bit(family: str, design: in
         AdapterTuning.from_pretrained(tmp_path, tiny.base(family))
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"bottleneck": "6"}, "bottleneck is '6', no int"),
+        ({"preseqlen": 6}, "AdapterTuning has no option preseqlen, only bottleneck, design, base_dropout"),
+        ({"base": []}, r"damaged \(base is \[\]\)"),
+    ],
+)
+def test_a_configuration_that_is_none_is_an_error_that_names_it(
+    change: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    AdapterTuning(tiny.base("gpt2"), bottleneck=6).save_pretrained(tmp_path)
+    path = tmp_path / "adapters_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=rf"adapters_config\.json: {said}"):
+        AdapterTuning.from_pretrained(tmp_path, tiny.base("gpt2"))
+
+
 def test_adapters_in_float32_serve_a_bf16_base() -> None:
     exact, inputs = adapted("gpt2"), tiny.batch("gpt2")
     rough = AdapterTuning(tiny.base("gpt2", dtype=torch.bfloat16), bottleneck=6).eval()

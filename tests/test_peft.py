@@ -148,3 +148,38 @@ def test_a_folder_that_is_no_prefix_of_pefts_for_this_base_is_an_error(tmp_path:
     save_file({"lora": torch.zeros(2)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(UserError, match="no prompt_embeddings"):
         PrefixTuning.from_peft(tmp_path, model)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("adapter_config.json", "{", r"adapter_config\.json: damaged"),
+        ("adapter_config.json", "[]", r"adapter_config\.json: damaged \(a JSON list, no object\)"),
+        ("adapter_model.safetensors", "cut", r"adapter_model\.safetensors: damaged"),
+        ("adapter_model.safetensors", torch.zeros(128), r"prompt_embeddings is \(128,\), not P × numbers; save"),
+    ],
+)
+def test_a_damaged_file_of_pefts_is_named(name: str, content: Any, said: str, tmp_path: Path) -> None:
+    trained_by_peft("gpt2", tmp_path)
+    if isinstance(content, Tensor):
+        save_file({"prompt_embeddings": content}, tmp_path / name)
+    else:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=said):
+        PrefixTuning.from_peft(tmp_path, base("gpt2"))
+
+
+@pytest.mark.parametrize("slots", ["2", 0.5, 7])
+def test_another_number_of_pefts_layers_is_an_error(slots: Any, tmp_path: Path) -> None:
+    trained_by_peft("gpt2", tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_layers": slots}))
+    with pytest.raises(UserError, match="load the base it was trained on"):
+        PrefixTuning.from_peft(tmp_path, base("gpt2"))
+
+
+def test_a_file_in_the_place_of_pefts_folder_stays(tmp_path: Path) -> None:
+    (tmp_path / "peft").write_text("mine")
+    with pytest.raises(UserError, match=r"peft: cannot be made as a folder \(File exists\); give another"):
+        holdable("gpt2").to_peft(tmp_path / "peft")
+    assert (tmp_path / "peft").read_text() == "mine"

@@ -146,6 +146,57 @@ def test_weights_and_configuration_that_do_not_belong_together_are_an_error(tmp_
         PrefixTuning.from_pretrained(tmp_path, tiny.base("bart"))
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("[]", r"damaged \(a JSON list, no object\); save it again"),
+        ("[" * 100_000, r"damaged \(.*recursion"),
+        ({"base": 3}, r"damaged \(base is 3\)"),
+        ({"form": "suffix"}, r"form is 'suffix', not activation or embedding"),
+        ({"form": ["activation"]}, r"form is \['activation'\]"),
+        ({"form": "embedding"}, r"PrefixEmbTuning has no option deep, only preseqlen, mid_dim, sites"),
+        ({"lr": 1}, r"PrefixTuning has no option lr, only preseqlen"),
+        ({"model": 1}, r"PrefixTuning has no option model"),
+        ({"preseqlen": "4"}, r"preseqlen is '4', no int; save it again"),
+        ({"preseqlen": None}, r"preseqlen is None, no int"),
+        ({"mid_dim": True}, r"mid_dim is True, no int"),
+        ({"dropout": "no"}, r"dropout is 'no', no int or float"),
+        ({"sites": "decoder"}, r"sites is 'decoder', no list"),
+    ],
+)
+def test_a_configuration_that_is_none_is_an_error_that_names_it(change: Any, said: str, tmp_path: Path) -> None:
+    saved(tmp_path)
+    path = tmp_path / "prefix_config.json"
+    path.write_text(change if isinstance(change, str) else json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=rf"prefix_config\.json: {said}") as error:
+        PrefixTuning.from_pretrained(tmp_path, tiny.base("bart"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_site_that_is_no_name_is_unknown(tmp_path: Path) -> None:
+    saved(tmp_path)
+    path = tmp_path / "prefix_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sites": [["decoder"]]}))
+    with pytest.raises(UserError, match=r"sites \[\['decoder'\]\]: BartFor.* has encoder, decoder, cross"):
+        PrefixTuning.from_pretrained(tmp_path, tiny.base("bart"))
+
+
+@pytest.mark.parametrize("weights", [{}, {"decoder.embedding": torch.zeros(P, 32, dtype=torch.int64)}])
+def test_weights_that_are_none_are_an_error_that_names_them(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    saved(tmp_path)
+    save_file(weights, tmp_path / "prefix.safetensors")
+    with pytest.raises(UserError, match=r"prefix\.safetensors: damaged"):
+        PrefixTuning.from_pretrained(tmp_path, tiny.base("bart"))
+
+
+@pytest.mark.parametrize("at", ["run", "run/prefix"])
+def test_a_file_in_the_folders_place_is_an_error_and_stays(at: str, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(UserError, match=rf"{at}: cannot be made as a folder \(.*\); give another"):
+        tiny.prefixed("bart").save_pretrained(tmp_path / at)
+    assert (tmp_path / "run").read_text() == "mine"
+
+
 # -- load_original ----------------------------------------------------------------------------------------------------
 
 
@@ -211,6 +262,23 @@ def test_a_file_that_is_no_checkpoint_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_text("no checkpoint")
     with pytest.raises(UserError, match=r"pytorch_model\.bin: cannot be read as a checkpoint"):
         tiny.prefixed("bart").load_original(tmp_path)
+
+
+@pytest.mark.parametrize("content", [[1, 2], 3, {"state_dict": 3}, {"state_dict": {"wte.weight": 3}}, {3: "x"}, {}])
+def test_a_checkpoint_without_tensors_is_an_error(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"last\.ckpt: holds no tensors by name; give a state dict"):
+        tiny.prefixed("bart").load_original(tmp_path / "last.ckpt")
+    if isinstance(content, dict):
+        with pytest.raises(UserError, match="the checkpoint: holds no tensors by name"):
+            tiny.prefixed("bart").load_original(content)
+
+
+def test_a_value_that_is_no_tensor_is_not_taken_for_one() -> None:
+    prefix = tiny.prefixed("bart")
+    prefix.load_original({**original(prefix), "epoch": 3})
+    with pytest.raises(UserError, match=r"the checkpoint has no wte\.weight"):
+        prefix.load_original({**original(prefix), "wte.weight": [[0.0]]})
 
 
 def test_the_authors_flat_prefix_in_one_row() -> None:

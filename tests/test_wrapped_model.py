@@ -92,3 +92,23 @@ def test_reentrant_checkpoints_are_an_error_that_says_what_to_type(kind: str, fa
         wrapped(**tiny.batch(family))
     wrapped.model.gradient_checkpointing_enable({"use_reentrant": False})
     wrapped(**tiny.batch(family)).loss.backward()
+
+
+@pytest.mark.parametrize("wrap", [PrefixTuning, AdapterTuning])
+@pytest.mark.parametrize("first", [PrefixTuning, AdapterTuning])
+def test_a_model_that_is_wrapped_is_not_wrapped_again(first: Any, wrap: Any) -> None:
+    with pytest.raises(UserError, match=rf"model: is a {first.__name__} already; give its base"):
+        wrap(first(tiny.base("gpt2")))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"mid_dim": -1}, "mid_dim -1: an MLP is at least 1 wide"),
+        ({"dropout": 1.5}, "dropout 1.5: is a share, at least 0 and below 1"),
+        ({"dropout": -0.1}, "dropout -0.1: is a share"),
+    ],
+)
+def test_a_value_out_of_range_is_an_error(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        PrefixTuning(tiny.base("gpt2"), **options)
