@@ -95,7 +95,7 @@ def family_of(run: Run) -> Family:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         kind = CONFIG_MAPPING[(config if path == of_a_base else config["base"])["model_type"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: is damaged ({error!r}); train the run again, or give another") from error
     return BART if kind().is_encoder_decoder else GPT2
 

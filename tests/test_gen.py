@@ -270,7 +270,7 @@ class TestMistakes:
         with pytest.raises(UserError, match="--input -: a line is not UTF-8"):
             generate(GenerationArguments(run=str(runs["gpt2"]), input="-", **QUIET))
 
-    @pytest.mark.parametrize("content", ["{", "{}", "[]", '{"base": {"model_type": "none"}}'])
+    @pytest.mark.parametrize("content", ["{", "{}", "[]", '{"base": {"model_type": "none"}}', "[" * 100_000])
     def test_a_damaged_run(self, runs, tmp_path, content):
         shutil.copytree(runs["gpt2"], tmp_path / "run")
         (tmp_path / "run" / "prefix_config.json").write_text(content)
