@@ -21,6 +21,10 @@ ABOUT_THE_CALL = ("resume", "overwrite", "do_train", "prefix_model_path", "outpu
 DEFAULT_TASKS = {"train_e2e.py": "sample_tables", "quality.py": "sample_tables"}
 BARTS_TASK = "sample"
 FOLDERS_OF_TABLES = "custom_tables"  # what a decoder reads a folder as
+INPUTS = (
+    *("model_name_or_path", "distill_from", "tokenizer_name_or_path", "embeddings_from", "prefix_model_path"),
+    *("data_dir", "valid_file"),
+)
 # What may differ when a run is resumed; anything else would be ignored, or would not be the same training.
 MAY_CHANGE = (
     *("epoch", "max_steps", "max_minutes", "val_every_steps", "save_every_steps", "early_stopping_patience"),
@@ -419,6 +423,11 @@ def _of_the_program(arguments: Arguments, program: str) -> Arguments:
 def recipe_of(arguments: Arguments) -> dict[str, Any]:
     """What a run's config.yaml keeps: all that decides its result, not how this call was made."""
     return {name: value for name, value in asdict(arguments).items() if name not in ABOUT_THE_CALL}
+
+
+def inputs_of(arguments: Arguments) -> dict[str, str | None]:
+    """What a run reads: option -> file, folder or hub name, None where it is left out."""
+    return {name: getattr(arguments, name) for name in INPUTS}
 
 
 def _recipe(argv: list[str], program: str) -> Path | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, BartConfig, BartForConditionalGeneration
 
-from seq2seq.arguments import Arguments, recipe_of
+from seq2seq.arguments import Arguments, inputs_of, recipe_of
 from seq2seq.lightning_base import BaseTransformer
 from seq2seq.loading import Family, load_pretrained
 from seq2seq.pretraining_data import (
@@ -219,7 +219,12 @@ def pretrain(arguments: Arguments, family: Family) -> None:
     if valid_file and not valid_file.is_file():
         raise UserError(f"--valid_file {valid_file}: no such file; give a text file, or leave it out")
     output_dir = arguments.output_dir or "runs/pretrain"
-    run = Run.check(output_dir, resume=arguments.resume, overwrite=arguments.overwrite)
+    place: dict[str, Any] = {
+        "resume": arguments.resume,
+        "overwrite": arguments.overwrite,
+        "inputs": inputs_of(arguments),
+    }
+    run = Run.check(output_dir, **place)
     if arguments.resume:
         check_resumable(run, arguments)
     model, tokenizer = load_or_create(arguments, family, files, run)
@@ -227,7 +232,7 @@ def pretrain(arguments: Arguments, family: Family) -> None:
     train_tokens = tokenise_corpus(files, tokenizer, cache)
     valid_tokens = tokenise_corpus([valid_file], tokenizer, cache) if valid_file else None
     module = PretrainModule(arguments, model, tokenizer, family.objective, train_tokens, valid_tokens)
-    Run.create(output_dir, resume=arguments.resume, overwrite=arguments.overwrite)
+    Run.create(output_dir, **place)
     run.write_config(recipe_of(arguments))
     tokenizer.save_pretrained(run.tokenizer)
     monitor = "val_bits_per_byte" if valid_tokens is not None else None

@@ -68,14 +68,21 @@ class Run:
         self.directory = Path(directory)
 
     @classmethod
-    def create(cls, output_dir: str | Path, *, resume: bool = False, overwrite: bool = False) -> "Run":
+    def create(
+        cls,
+        output_dir: str | Path,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        inputs: Mapping[str, str | Path | None] | None = None,
+    ) -> "Run":
         """Make the directory of a new run, or take up an earlier one.
 
         `overwrite` removes the files that a run writes and nothing else; call this after everything else that the
         user asked for has been checked. A lone `config.yaml` (a run that failed before its first step) is no obstacle.
         Raises UserError as `check` does.
         """
-        run = cls.check(output_dir, resume=resume, overwrite=overwrite)
+        run = cls.check(output_dir, resume=resume, overwrite=overwrite, inputs=inputs)
         if overwrite:
             run._remove()
         try:
@@ -85,17 +92,31 @@ class Run:
         return run
 
     @classmethod
-    def check(cls, output_dir: str | Path, *, resume: bool = False, overwrite: bool = False) -> "Run":
+    def check(
+        cls,
+        output_dir: str | Path,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        inputs: Mapping[str, str | Path | None] | None = None,
+    ) -> "Run":
         """Refuse what `create` would refuse, before anything slow is done; nothing is written.
 
+        inputs: option -> file, folder or hub name that the new run reads.
         Raises UserError if the directory already holds a run and neither flag is given, if both are, if there is no
-        checkpoint to resume from, or if the path is a file.
+        checkpoint to resume from, if the path is a file, or if an input lies in the directory that is overwritten.
         """
         run = cls(output_dir)
         if resume and overwrite:
             raise UserError("--resume goes on with a run and --overwrite starts it again; give one of them")
         if run.directory.exists() and not run.directory.is_dir():
             raise UserError(f"--output_dir {run.directory} is a file; give a directory")
+        for name, path in (inputs or {}).items() if overwrite else ():
+            if path and run._holds(path):
+                raise UserError(
+                    f"--{name} {path}: lies in --output_dir {run.directory}, where --overwrite removes the earlier "
+                    "run; give another --output_dir"
+                )
         held = [name for name in run._present() if name != "config.yaml"]
         if resume and not run.last_checkpoint.is_file():
             again = "put --overwrite in place of --resume" if held else "leave --resume out"
@@ -287,6 +308,11 @@ class Run:
     def remove_generations(self, split: str) -> None:
         """Delete a split's records, so that decoding starts again from its first."""
         self.generations(split).unlink(missing_ok=True)
+
+    def _holds(self, path: str | Path) -> bool:
+        """Whether a file or folder lies in the run directory, or is it; a hub name does not."""
+        path = Path(path).expanduser()
+        return path.exists() and path.resolve().is_relative_to(self.directory.resolve())
 
     def _present(self) -> list[str]:
         """Names of the run's files that exist, the telling ones first."""

@@ -258,6 +258,19 @@ class TestRuns:
         refuse(flags(**{**small, **mistake, "output_dir": finished, "overwrite": "yes"}))
         assert contents(finished) == before
 
+    @pytest.mark.parametrize("name", ["model_name_or_path", "distill_from", "prefix_model_path", "data_dir"])
+    def test_that_are_to_be_overwritten_keep_what_the_new_one_reads(self, refuse, small, tmp_path, name):
+        run = tmp_path / "run"
+        inside = run if name == "prefix_model_path" else run / "model"
+        (run / "model").mkdir(parents=True)
+        for file in ("config.yaml", "prefix.safetensors", "prefix_config.json", "model/config.json"):
+            (run / file).write_text("x")
+        said = refuse(flags(**{**small, name: inside, "output_dir": "run", "overwrite": "yes"}))
+        assert said == (
+            f"--{name} {inside}: lies in --output_dir run, where --overwrite removes the earlier run; "
+            "give another --output_dir"
+        )
+
     def test_whose_checkpoint_is_cut(self, refuse, small, tmp_path, finished):
         copy = tmp_path / "copy"
         (copy / "checkpoints").mkdir(parents=True)
@@ -298,6 +311,12 @@ class TestPretraining:
     )
     def test_on_what_does_not_fit(self, pretraining, options, says):
         assert says in pretraining(**options)
+
+    @pytest.mark.parametrize("name", ["model_name_or_path", "tokenizer_name_or_path", "embeddings_from"])
+    def test_from_a_model_that_it_would_overwrite(self, pretraining, tmp_path, name):
+        (tmp_path / "run/model").mkdir(parents=True)
+        said = pretraining(**{name: tmp_path / "run/model"}, overwrite="yes")
+        assert said.startswith(f"--{name} {tmp_path}/run/model: lies in --output_dir ")
 
     def test_from_a_base_with_too_few_positions(self, pretraining, small):
         said = pretraining(model_name_or_path=small["model_name_or_path"])
