@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -16,6 +17,8 @@ from seq2seq.runs import read_options
 from seq2seq.utils import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+LARGEST_SEED = 2**63 - 1  # torch's
+LONGEST = 10**9  # minutes, 19 centuries; a timedelta holds some more
 ABOUT_THE_CALL = ("resume", "overwrite", "do_train", "prefix_model_path", "output_dir", "progress")
 # The task without a flag; a program of decoders is named here, others are BART's.
 DEFAULT_TASKS = {"train_e2e.py": "sample_tables", "quality.py": "sample_tables"}
@@ -281,19 +284,25 @@ class Arguments(
     """All options of `train_bart.py` and `train_e2e.py`."""
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"--{name} {value}: must be a finite number")
         at_least = {
             "preseqlen": 1, "mid_dim": 0, "bottleneck": 1, "top_layers": 1, "lowdata": 1, "bsz": 1, "eval_bsz": 1,
             "n_train": 1, "n_val": 0, "n_test": 1, "epoch": 1, "warmup_steps": 0, "weight_decay": 0,
             "max_grad_norm": 0, "gradient_accumulation_steps": 1, "val_every_steps": 1, "save_every_steps": 1,
             "eval_num_beams": 1, "max_steps": -1, "threads": 1, "max_length": 2, "min_length": 0,
-            "no_repeat_ngram_size": 0, "tokens_per_batch": 1,
+            "no_repeat_ngram_size": 0, "tokens_per_batch": 1, "seed": 0, "lowdata_seed": 0,
         }  # fmt: skip
         for name, low in at_least.items():
             if getattr(self, name) is not None and getattr(self, name) < low:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least {low}")
+        for name, high in {"seed": LARGEST_SEED, "max_minutes": LONGEST}.items():
+            if getattr(self, name) is not None and getattr(self, name) > high:
+                raise UserError(f"--{name} {getattr(self, name)}: must be at most {high}")
         if self.max_steps == 0:
             raise UserError("--max_steps 0: trains nothing; give at least 1, or -1 to go by --epoch")
-        for name in ("prefix_dropout", "label_smoothing", "mask_ratio", "text_to_text_share"):
+        for name in ("prefix_dropout", "label_smoothing", "mask_ratio", "text_to_text_share", "adam_beta2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UserError(f"--{name} {getattr(self, name)}: is a share, at least 0 and below 1")
         if not 0.0 < self.distill_weight <= 1.0:

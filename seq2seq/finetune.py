@@ -30,7 +30,7 @@ from seq2seq.report import Report
 from seq2seq.runs import Run
 from seq2seq.tasks import CARRIED, Search, Task, task_for
 from seq2seq.text_forms import CausalForm, Seq2SeqForm, TextForm
-from seq2seq.training import check_resumable, fit, quiet_libraries, restore_best
+from seq2seq.training import check_logger, check_resumable, fit, quiet_libraries, restore_best
 from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
@@ -183,6 +183,7 @@ def train(arguments: Arguments, family: Family) -> None:
         "inputs": inputs_of(arguments),
     }
     directory = Run.check(output_dir, **place)
+    check_logger(arguments)
     if arguments.resume:
         check_resumable(directory, arguments)
     records = {split: load_split(task, arguments, split) for split in ("train", "val", "test")}

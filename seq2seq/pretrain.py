@@ -28,7 +28,7 @@ from seq2seq.pretraining_data import (
     train_tokenizer,
 )
 from seq2seq.runs import Run
-from seq2seq.training import check_resumable, fit
+from seq2seq.training import check_logger, check_resumable, fit
 from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
@@ -225,6 +225,7 @@ def pretrain(arguments: Arguments, family: Family) -> None:
         "inputs": inputs_of(arguments),
     }
     run = Run.check(output_dir, **place)
+    check_logger(arguments)
     if arguments.resume:
         check_resumable(run, arguments)
     model, tokenizer = load_or_create(arguments, family, files, run)

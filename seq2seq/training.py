@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from datetime import timedelta
+from importlib.util import find_spec
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,16 @@ def fit(module: BaseTransformer, run: Run, arguments: Arguments, monitor: str | 
         raise KeyboardInterrupt from None
     draw_curves(run.metrics_csv, run.curves, title)
     run.update_metrics(_speed(run))
+
+
+def check_logger(arguments: Arguments) -> None:
+    """Raise UserError if the package that --logger needs is not installed."""
+    packages = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}.get(arguments.logger, ())
+    if packages and not any(find_spec(package) for package in packages):
+        raise UserError(
+            f"--logger {arguments.logger}: is not installed; type: pip install 'prefixtuning[{arguments.logger}]', or "
+            "leave it out"
+        )
 
 
 def check_resumable(run: Run, arguments: Arguments) -> None:

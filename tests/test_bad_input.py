@@ -58,6 +58,13 @@ class TestFlags:
             (["--max_steps", "0"], "--max_steps 0: trains nothing"),
             (["--learning_rate", "-1"], "--learning_rate -1.0: must be above 0"),
             (["--prefix_dropout", "1"], "--prefix_dropout 1.0: is a share, at least 0 and below 1"),
+            (["--learning_rate", ".inf"], "--learning_rate inf: must be a finite number"),
+            (["--weight_decay", ".nan"], "--weight_decay nan: must be a finite number"),
+            (["--adam_beta2", "1.5"], "--adam_beta2 1.5: is a share, at least 0 and below 1"),
+            (["--seed", "-1"], "--seed -1: must be at least 0"),
+            (["--lowdata_seed", "-1"], "--lowdata_seed -1: must be at least 0"),
+            (["--seed", "99999999999999999999"], "must be at most 9223372036854775807"),
+            (["--max_minutes", "1e20"], "--max_minutes 1e+20: must be at most 1000000000"),
             (["--min_length", "50", "--max_length", "20"], "--min_length 50 is above --max_length 20"),
             (["--best_metric", "bleu"], "--best_metric bleu: task sample gives rouge1, rouge2, rougeL, rougeLsum, or"),
             (["--best_metric", "rouge1", "--n_val", "0"], "--n_val 0 decodes nothing to score"),
@@ -256,6 +263,14 @@ class TestRuns:
     def test_that_are_to_be_overwritten_survive_a_mistake(self, refuse, small, finished, mistake):
         before = contents(finished)
         refuse(flags(**{**small, **mistake, "output_dir": finished, "overwrite": "yes"}))
+        assert contents(finished) == before
+
+    @pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
+    def test_that_are_to_be_overwritten_survive_a_missing_logger(self, refuse, small, finished, monkeypatch, logger):
+        monkeypatch.setattr("seq2seq.training.find_spec", lambda name: None)
+        before = contents(finished)
+        said = refuse(flags(**small, logger=logger, output_dir=finished, overwrite="yes"))
+        assert f"--logger {logger}: is not installed; type: pip install 'prefixtuning[{logger}]'" in said
         assert contents(finished) == before
 
     @pytest.mark.parametrize("name", ["model_name_or_path", "distill_from", "prefix_model_path", "data_dir"])
