@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections import deque
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -68,7 +69,7 @@ class RunProgressBar(ProgressBar):
     """One line for the whole fit: epoch, step, loss (mean of the last 50 batches), examples/s, time left.
 
     A terminal gets a live bar. Anything else (a file, CI) gets a plain line every `interval` seconds, at each
-    validation and at the end. The time left counts validations, and ends with the trainer's `max_time` if that is
+    validation and at the end. The time left counts validations, and ends with the time allowed if that is
     nearer. `stream` defaults to standard output at the start of the fit; `max_steps` is `StopAtStep`'s.
     """
 
@@ -285,7 +286,8 @@ class Checkpoints(Checkpoint):
     """Keep `last.ckpt` (every `every_n_steps` optimiser steps, each epoch's end) and `best.ckpt` (by `monitor`).
 
     Each is written beside its place and then moved there, so that a kill leaves the former one. Both are written
-    where resuming repeats nothing and skips nothing: a save that falls due at a step with a validation waits for it.
+    where resuming repeats nothing and skips nothing: behind an optimiser step, not within its batches, and a save that
+    falls due at a step with a validation waits for it.
     Random states are not kept: the module draws each step's randomness from its place in the training.
     `every_n_steps=0` saves at epoch ends only, `monitor=None` keeps no best.
     Raises UserError if a validation has not logged `monitor`.
@@ -325,7 +327,7 @@ class Checkpoints(Checkpoint):
         due = self.every_n_steps > 0 and step % self.every_n_steps == 0
         # A fit that stops within an epoch must not look like one that has ended it.
         follows = _at_epoch_end(trainer) or _validation_follows(trainer, batch_idx)
-        if step != self._saved_step and (due or trainer.should_stop) and not follows:
+        if step != self._saved_step and (due or trainer.should_stop) and _made_step(trainer) and not follows:
             self._save(trainer, self.last)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -359,6 +361,11 @@ class Checkpoints(Checkpoint):
             self._saved_step = trainer.global_step
 
 
+def _made_step(trainer: pl.Trainer) -> bool:
+    """Whether the batch just done ended an optimiser step, so that no accumulated gradient waits for the next."""
+    return not trainer.fit_loop.epoch_loop._should_accumulate()
+
+
 def _at_epoch_end(trainer: pl.Trainer) -> bool:
     return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
 
@@ -371,6 +378,41 @@ def _validation_follows(trainer: pl.Trainer, batch_idx: int) -> bool:
     batches = batch_idx + 1 if every_n_epochs else trainer.fit_loop.total_batch_idx + 1
     interval = trainer.val_check_batch
     return trainer.should_stop or (interval is not None and math.isfinite(interval) and batches % interval == 0)
+
+
+class ValidateEverySteps(Callback):
+    """Validate every `steps` optimiser steps, however many batches each of them takes.
+
+    For Trainer(val_check_interval=1, check_val_every_n_epoch=None), which counts batches: with accumulation an epoch's
+    last step may have fewer than the others, and from there on its validations would fall within a step.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        batches = trainer.fit_loop.total_batch_idx + 1
+        due = trainer.global_step % self.steps == 0 and _made_step(trainer)
+        # Lightning validates where this divides the number of batches.
+        trainer.val_check_batch = max(batches, 1) if due else batches + 1
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.on_train_start(trainer, pl_module)
+
+
+class StopAtTime(Timer):
+    """Stop after so many minutes of training, resumes included, at the next whole optimiser step."""
+
+    state_key = "Timer"  # what Trainer(max_time), whose place this takes, has written into checkpoints
+
+    def __init__(self, minutes: float) -> None:
+        super().__init__(timedelta(minutes=minutes))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        if _made_step(trainer):
+            super().on_train_batch_end(trainer, *args, **kwargs)
 
 
 class StopAtStep(Callback):

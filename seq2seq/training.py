@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-from datetime import timedelta
 from importlib.util import find_spec
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,15 @@ import pytorch_lightning as pl
 import torch
 
 from seq2seq.arguments import MAY_CHANGE, Arguments, recipe_of
-from seq2seq.callbacks import Checkpoints, MetricsCsv, RunProgressBar, StopAtStep, StopOnScore
+from seq2seq.callbacks import (
+    Checkpoints,
+    MetricsCsv,
+    RunProgressBar,
+    StopAtStep,
+    StopAtTime,
+    StopOnScore,
+    ValidateEverySteps,
+)
 from seq2seq.curves import draw_curves, read_rows
 from seq2seq.runs import Run
 from seq2seq.utils import UserError, resolve_precision
@@ -41,6 +48,10 @@ def fit(module: BaseTransformer, run: Run, arguments: Arguments, monitor: str | 
     """
     mode = "min" if monitor in ("val_loss", "val_bits_per_byte", "val_ter") else "max"
     callbacks: list[Any] = [StopAtStep(arguments.max_steps), MetricsCsv(run.metrics_csv)]
+    if arguments.val_every_steps:
+        callbacks.append(ValidateEverySteps(arguments.val_every_steps))
+    if arguments.max_minutes:
+        callbacks.append(StopAtTime(arguments.max_minutes))
     if arguments.progress:
         callbacks.append(RunProgressBar(max_steps=arguments.max_steps))
     if arguments.early_stopping_patience >= 0 and monitor:
@@ -55,10 +66,9 @@ def fit(module: BaseTransformer, run: Run, arguments: Arguments, monitor: str | 
         accelerator="auto",
         precision="bf16-mixed" if mixed else "32-true",
         max_epochs=arguments.epoch,
-        max_time=timedelta(minutes=arguments.max_minutes) if arguments.max_minutes else None,
         accumulate_grad_batches=arguments.gradient_accumulation_steps,
         gradient_clip_val=arguments.max_grad_norm or None,
-        val_check_interval=_batches_between_validations(arguments),
+        val_check_interval=1 if arguments.val_every_steps else None,
         check_val_every_n_epoch=None if arguments.val_every_steps else 1,
         callbacks=callbacks,
         logger=_logger(arguments, run),
@@ -105,11 +115,6 @@ def restore_best(module: BaseTransformer, run: Run) -> None:
     if run.best_checkpoint.is_file():
         state = torch.load(run.best_checkpoint, map_location="cpu", weights_only=True)["state_dict"]
         module.load_state_dict(state, strict=False)
-
-
-def _batches_between_validations(arguments: Arguments) -> int | None:
-    steps = arguments.val_every_steps
-    return steps * arguments.gradient_accumulation_steps if steps else None
 
 
 def _logger(arguments: Arguments, run: Run) -> Any:

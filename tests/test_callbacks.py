@@ -11,7 +11,16 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from seq2seq.callbacks import Checkpoints, MetricsCsv, RunProgressBar, StopAtStep, StopOnScore, peak_memory_bytes
+from seq2seq.callbacks import (
+    Checkpoints,
+    MetricsCsv,
+    RunProgressBar,
+    StopAtStep,
+    StopAtTime,
+    StopOnScore,
+    ValidateEverySteps,
+    peak_memory_bytes,
+)
 from seq2seq.curves import read_rows
 from seq2seq.utils import UserError
 
@@ -134,6 +143,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "across epochs": {"val_check_interval": 3, "check_val_every_n_epoch": None},
     "accumulated": {"accumulate_grad_batches": 2},
     "to a step": {"max_steps": 12},
+    "every steps": {"every_steps": 3},
+    "accumulated, every steps": {"every_steps": 2, "accumulate_grad_batches": 2},
 }
 
 
@@ -146,6 +157,9 @@ def fit_with_all(directory: Path, module: Line, options: str, every_n_steps: int
         StopOnScore("val_loss", patience=3, mode="min"),
         Checkpoints(directory, every_n_steps, monitor="val_loss", mode="min"),
     ]
+    if every_steps := way.pop("every_steps", None):
+        callbacks.insert(0, ValidateEverySteps(every_steps))
+        way |= {"val_check_interval": 1, "check_val_every_n_epoch": None}
     fit(module, callbacks, resume, **way)
     return module
 
@@ -180,6 +194,17 @@ def uninterrupted(tmp_path_factory) -> dict[str, tuple[Path, Line]]:
         ("accumulated", 1, ("train", 2)),
         ("accumulated", 2, ("validate", 3)),
         ("accumulated", 1, ("train", 5)),
+        ("every steps", 1, ("train", 3)),
+        ("every steps", 2, ("train", 4)),
+        ("every steps", 1, ("validate", 6)),
+        ("every steps", 0, ("train", 10)),
+        ("every steps", 1, ("train", 13)),
+        ("accumulated, every steps", 1, ("train", 1)),
+        ("accumulated, every steps", 1, ("train", 2)),
+        ("accumulated, every steps", 1, ("validate", 4)),
+        ("accumulated, every steps", 0, ("train", 4)),
+        ("accumulated, every steps", 1, ("train", 5)),
+        ("accumulated, every steps", 2, ("train", 7)),
     ],
 )
 def test_a_killed_training_resumes_to_the_same_end(tmp_path, uninterrupted, options, every_n_steps, die_at):
@@ -211,6 +236,31 @@ def test_a_training_that_ended_at_a_step_goes_on_there(tmp_path, first, then):
 
     run("parts", first)
     assert run("parts", then, resume=True) == run("whole", then)
+
+
+@pytest.mark.parametrize("accumulated, every, at", [(1, 3, [3, 6, 9, 12, 15]), (2, 2, [2, 4, 6, 8]), (2, 3, [3, 6, 9])])
+def test_validations_are_counted_in_optimiser_steps(accumulated, every, at):
+    module = Line()
+    options = {"val_check_interval": 1, "check_val_every_n_epoch": None, "accumulate_grad_batches": accumulated}
+    fit(module, [ValidateEverySteps(every)], **options)
+    assert module.validations == at
+
+
+@pytest.mark.parametrize("batches", [1, 3, 4, 8])
+def test_a_training_that_runs_out_of_time_ends_behind_a_whole_step(tmp_path, monkeypatch, batches):
+    elapsed = iter([0.0] * batches + [99.0] * 99)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            StopAtTime, "time_elapsed", lambda timer, stage="train": next(elapsed) if stage == "train" else 0.0
+        )
+        fit(Line(), [StopAtTime(1.0), Checkpoints(tmp_path / "parts", 0)], accumulate_grad_batches=2)
+    stopped = torch.load(tmp_path / "parts/last.ckpt", weights_only=True)
+    within = stopped["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["processed"]
+    assert within in (2, 4, 5)
+    parts, whole = Line(), Line()
+    fit(parts, [Checkpoints(tmp_path / "parts", 0)], tmp_path / "parts/last.ckpt", accumulate_grad_batches=2)
+    fit(whole, [Checkpoints(tmp_path / "whole", 0)], accumulate_grad_batches=2)
+    assert parts.weights == whole.weights
 
 
 # ---- checkpoints -------------------------------------------------------------------------------------------------
