@@ -27,10 +27,11 @@ from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.pretrain import Denoising, pretrain
 from seq2seq.records import Record, draw, first_of_each_part, load_records
 from seq2seq.report import Report
+from seq2seq.resuming import check_origin, check_resumable
 from seq2seq.runs import Run
 from seq2seq.tasks import CARRIED, Search, Task, task_for
 from seq2seq.text_forms import CausalForm, Seq2SeqForm, TextForm
-from seq2seq.training import check_logger, check_resumable, fit, quiet_libraries, restore_best
+from seq2seq.training import check_logger, fit, quiet_libraries, restore_best
 from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
@@ -191,6 +192,8 @@ def train(arguments: Arguments, family: Family) -> None:
     module = family.module_for(arguments.mode, task.kind)(
         arguments, model, tokenizer, family.form(arguments, tokenizer), task, records["train"], records["val"]
     )
+    if arguments.resume:
+        check_origin(directory, module)
     if arguments.distill_from:
         module.learn_from(load_pretrained(arguments.distill_from, arguments, family, "--distill_from")[0])
     for split, tokens in (("train", module.train_tokens), ("val", module.val_tokens)):

@@ -9,6 +9,7 @@ Shapes: B batch, S source length, T target length, N target tokens of a batch, V
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
@@ -21,6 +22,7 @@ from seq2seq.callbacks import total_steps
 from seq2seq.losses import logits_at, next_tokens, target_loss, target_positions
 from seq2seq.padding import holds_padding, padding_known
 from seq2seq.prefix_attention import attention_can_change, disable_prefix, enable_prefix
+from seq2seq.prefix_files import describe_base
 from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.text_forms import IGNORE
 from seq2seq.tuning import Tuned, tune
@@ -67,6 +69,11 @@ class BaseTransformer(pl.LightningModule):
     def has_frozen_base(self) -> bool:
         """Whether nothing of the base itself is trained."""
         return isinstance(self.model, Tuned) and not any(p.requires_grad for p in self.model.model.parameters())
+
+    @cached_property
+    def origin(self) -> dict[str, Any]:
+        """What a resumed run must find again, by name: the base, of which all that stays frozen counts."""
+        return {"base": describe_base(self.base, frozen=True)}
 
     def forward(self, **batch: Tensor) -> Any:
         """The model's forward; same arguments and output class."""
@@ -211,6 +218,7 @@ class BaseTransformer(pl.LightningModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
         checkpoint["hyper_parameters"] = asdict(self.arguments)
+        checkpoint["origin"] = self.origin
         checkpoint["examples_seen"] = self.examples_seen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -190,22 +190,29 @@ def _made(folder: str | Path) -> Path:
     return folder
 
 
-def describe_base(model: PreTrainedModel) -> dict[str, Any]:
-    """What identifies a base model: its type, its shape, and a fingerprint of its weights in float32 or bfloat16."""
+def describe_base(model: PreTrainedModel, frozen: bool = False) -> dict[str, Any]:
+    """What identifies a base model: its type, its shape, and a fingerprint of its weights in float32 or bfloat16.
+
+    frozen: of those alone that are not trained.
+    """
     config = model.config
     return {
         "model_type": config.model_type,
         **{key: getattr(config, key, None) for key in ("hidden_size", "num_hidden_layers", "vocab_size")},
-        "fingerprint": fingerprint(model),
+        "fingerprint": fingerprint(model, frozen),
     }
 
 
-def fingerprint(model: PreTrainedModel) -> str:
-    """16 hex digits of all weights and stored buffers, rounded to bfloat16: a bf16 copy is the same base."""
+def fingerprint(model: PreTrainedModel, frozen: bool = False) -> str:
+    """16 hex digits of all weights and stored buffers, rounded to bfloat16: a bf16 copy is the same base.
+
+    frozen: without the weights that are trained.
+    """
     digest = hashlib.sha256()
     stored = model.state_dict().keys()
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in stored]
-    for name, tensor in sorted([*model.named_parameters(), *buffers]):
+    weights = [(name, p) for name, p in model.named_parameters() if not (frozen and p.requires_grad)]
+    for name, tensor in sorted([*weights, *buffers]):
         rounded = tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16)
         digest.update(name.encode())
         digest.update(rounded.numpy().data)

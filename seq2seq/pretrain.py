@@ -27,8 +27,9 @@ from seq2seq.pretraining_data import (
     tokenise_corpus,
     train_tokenizer,
 )
+from seq2seq.resuming import check_origin, check_resumable
 from seq2seq.runs import Run
-from seq2seq.training import check_logger, check_resumable, fit
+from seq2seq.training import check_logger, fit
 from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
@@ -233,6 +234,8 @@ def pretrain(arguments: Arguments, family: Family) -> None:
     train_tokens = tokenise_corpus(files, tokenizer, cache)
     valid_tokens = tokenise_corpus([valid_file], tokenizer, cache) if valid_file else None
     module = PretrainModule(arguments, model, tokenizer, family.objective, train_tokens, valid_tokens)
+    if arguments.resume:
+        check_origin(run, module)
     Run.create(output_dir, **place)
     run.write_config(recipe_of(arguments))
     tokenizer.save_pretrained(run.tokenizer)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import warnings
 from importlib.util import find_spec
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
 
-from seq2seq.arguments import MAY_CHANGE, Arguments, recipe_of
+from seq2seq.arguments import Arguments
 from seq2seq.callbacks import (
     Checkpoints,
     MetricsCsv,
@@ -96,18 +95,6 @@ def check_logger(arguments: Arguments) -> None:
             f"--logger {arguments.logger}: is not installed; type: pip install 'prefixtuning[{arguments.logger}]', or "
             "leave it out"
         )
-
-
-def check_resumable(run: Run, arguments: Arguments) -> None:
-    """Raise UserError if the run was made with other options than these, or if its checkpoint cannot be read."""
-    run.refuse_other_config(recipe_of(arguments), MAY_CHANGE)
-    try:
-        torch.load(run.last_checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise UserError(
-            f"{run.last_checkpoint}: cannot be read ({reason}); put --overwrite in place of --resume to start again"
-        ) from error
 
 
 def restore_best(module: BaseTransformer, run: Run) -> None:

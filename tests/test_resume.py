@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import PRETRAINING, flags, start, write_text
+from small_runs import PRETRAINING, flags, start, write_base, write_text
 
 from seq2seq import finetune
 from seq2seq.curves import read_rows
@@ -258,3 +258,53 @@ class TestStartingAgain:
         finally:
             signal.signal(signal.SIGINT, handler)
         assert capsys.readouterr().err == "interrupted; add --resume to go on from checkpoints/last.ckpt\n"
+
+
+class TestOnSomethingElse:
+    """The same names with another content: a run that went on would be none that can be told."""
+
+    @pytest.fixture
+    def stopped(self, small, tmp_path, tiny_tokenizer) -> Callable[..., Options]:
+        """Options of a run of one epoch, on a base of its own."""
+
+        def make(**options: Any) -> Options:
+            base = write_base(tmp_path / "base", tiny_tokenizer)
+            options = {**small, "n_val": 0, "model_name_or_path": base, "output_dir": tmp_path / "run", **options}
+            start(**{**options, "epoch": 1, "n_test": 1})
+            return {**options, "resume": "yes"}
+
+        return make
+
+    @pytest.mark.parametrize("options", [{}, {"mode": "finetune-top", "top_layers": 1}, {"mode": "adaptertune"}])
+    def test_another_frozen_base_is_refused(self, stopped, tmp_path, tiny_tokenizer, options):
+        resumed = stopped(**options)
+        before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+        write_base(tmp_path / "base", tiny_tokenizer, seed=1)
+        with pytest.raises(
+            UserError, match=r"started on another base \(fingerprint \w+ there, \w+ here\); resume it with"
+        ):
+            start(**resumed)
+        assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+    @pytest.mark.parametrize("mode", ["prefixtune", "finetune"])
+    def test_a_base_of_another_shape_is_refused(self, stopped, tmp_path, tiny_tokenizer, mode):
+        resumed = stopped(mode=mode)
+        write_base(tmp_path / "base", tiny_tokenizer, d_model=8)
+        with pytest.raises(UserError, match=r"another base \(hidden_size 16 there, 8 here"):
+            start(**resumed)
+
+    def test_a_fine_tuned_base_may_have_other_weights_for_the_checkpoint_holds_them_all(
+        self, stopped, tmp_path, tiny_tokenizer
+    ):
+        resumed = stopped(mode="finetune")
+        write_base(tmp_path / "base", tiny_tokenizer, seed=1)
+        start(**resumed)
+
+    def test_a_checkpoint_that_says_nothing_of_its_origin_goes_on(self, stopped, tmp_path):
+        resumed = stopped()
+        last = tmp_path / "run/checkpoints/last.ckpt"
+        checkpoint = torch.load(last, weights_only=True)
+        del checkpoint["origin"]
+        torch.save(checkpoint, last)
+        start(**resumed)
+        assert torch.load(last, weights_only=True)["global_step"] == 10
