@@ -64,6 +64,10 @@ class TokenSet(Dataset[Example]):
             "index": i,
         }
 
+    def fingerprint(self) -> str:
+        """16 hex digits of all tokens and of what belongs together."""
+        return fingerprint(*(self._arrays[name] for name in ARRAYS if name != "limits"))
+
     def report(self, split: str, kinds: Collection[str] = ("source", "target")) -> list[str]:
         """One line for each kind of text that was cut: `train: 12 sources longer than 256 tokens were cut`."""
         lines = []
@@ -96,6 +100,15 @@ def tokenise(
         return TokenSet(make())
     key = _content_hash(records, form, max_source_length, max_target_length, pairs)
     return TokenSet(_cached(cache_dir / f"tokens-{key}.npz", make))
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """16 hex digits of the content of arrays."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
 
 
 def padding_share(batches: Iterable[Sequence[int]], source_lengths: np.ndarray, target_lengths: np.ndarray) -> float:

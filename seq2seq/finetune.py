@@ -8,6 +8,7 @@ PrefixSummarizationModule, PrefixTranslationModule      --mode prefixtune, botht
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,10 @@ class SummarizationModule(BaseTransformer):
         self.val_tokens = tokenise(
             val, self.form, task.max_source_length, task.val_max_target_length, cache, pairs="first"
         )
+
+    @cached_property
+    def origin(self) -> dict[str, Any]:
+        return {**super().origin, "training data": self.train_tokens.fingerprint()}
 
     def train_dataloader(self) -> DataLoader:
         order = LengthBuckets(

@@ -72,7 +72,7 @@ class BaseTransformer(pl.LightningModule):
 
     @cached_property
     def origin(self) -> dict[str, Any]:
-        """What a resumed run must find again, by name: the base, of which all that stays frozen counts."""
+        """What a resumed run must find again, by name: here the base, of which all that stays frozen counts."""
         return {"base": describe_base(self.base, frozen=True)}
 
     def forward(self, **batch: Tensor) -> Any:

@@ -6,6 +6,7 @@ text files -> tokenizer -> packed windows -> their form (BART: noise) -> Pretrai
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, BartConfig, BartForConditionalGeneration
 
 from seq2seq.arguments import Arguments, inputs_of, recipe_of
+from seq2seq.data import fingerprint
 from seq2seq.lightning_base import BaseTransformer
 from seq2seq.loading import Family, load_pretrained
 from seq2seq.pretraining_data import (
@@ -112,6 +114,10 @@ class PretrainModule(BaseTransformer):
             form = objective.form(tokenizer, arguments, held_out=True)
             where = f"--valid_file {arguments.valid_file}"
             self.valid_data = WindowBatches(valid_tokens, form, size, last, 0, where)
+
+    @cached_property
+    def origin(self) -> dict[str, Any]:
+        return {**super().origin, "training data": fingerprint(self.train_data.tokens)}
 
     def train_dataloader(self) -> Any:
         order = self.place_order(EpochOrder(len(self.train_data)))

@@ -31,8 +31,8 @@ def check_origin(run: Run, module: BaseTransformer) -> None:
     for name, now in module.origin.items():
         if was.get(name, now) != now:
             raise UserError(
-                f"{run.last_checkpoint}: the run was started on another {name} ({_difference(was[name], now)}); "
-                "resume it with that, or start another with --output_dir"
+                f"{run.last_checkpoint}: this is not the {name} that the run was started on "
+                f"({_difference(was[name], now)}); resume it with that, or start another with --output_dir"
             )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import PRETRAINING, flags, start, write_base, write_text
+from small_runs import PRETRAINING, flags, start, write_base, write_data, write_text
 
 from seq2seq import finetune
 from seq2seq.curves import read_rows
@@ -281,7 +281,7 @@ class TestOnSomethingElse:
         before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
         write_base(tmp_path / "base", tiny_tokenizer, seed=1)
         with pytest.raises(
-            UserError, match=r"started on another base \(fingerprint \w+ there, \w+ here\); resume it with"
+            UserError, match=r"not the base that the run was started on \(fingerprint \w+ there, \w+ here\); re"
         ):
             start(**resumed)
         assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
@@ -290,7 +290,7 @@ class TestOnSomethingElse:
     def test_a_base_of_another_shape_is_refused(self, stopped, tmp_path, tiny_tokenizer, mode):
         resumed = stopped(mode=mode)
         write_base(tmp_path / "base", tiny_tokenizer, d_model=8)
-        with pytest.raises(UserError, match=r"another base \(hidden_size 16 there, 8 here"):
+        with pytest.raises(UserError, match=r"not the base that the run was started on \(hidden_size 16 there, 8 here"):
             start(**resumed)
 
     def test_a_fine_tuned_base_may_have_other_weights_for_the_checkpoint_holds_them_all(
@@ -298,6 +298,31 @@ class TestOnSomethingElse:
     ):
         resumed = stopped(mode="finetune")
         write_base(tmp_path / "base", tiny_tokenizer, seed=1)
+        start(**resumed)
+
+    @pytest.mark.parametrize("program", ["train_bart.py", "train_e2e.py"])
+    def test_other_training_records_are_refused(self, stopped, small_gpt2, tmp_path, program):
+        data = write_data(tmp_path / "data")
+        base = {"model_name_or_path": small_gpt2["model_name_or_path"]} if program == "train_e2e.py" else {}
+        resumed = stopped(program=program, data_dir=data, **base)
+        train = data / "train.jsonl"
+        train.write_text(train.read_text().replace("nine", "ten"))
+        with pytest.raises(UserError, match="not the training data that the run was started on"):
+            start(**resumed)
+
+    def test_other_text_to_pretrain_on_is_refused(self, tmp_path):
+        text = write_text(tmp_path / "text")
+        options = {**PRETRAINING, "data_dir": text, "cache_dir": tmp_path / "cache", "output_dir": tmp_path / "run"}
+        start(**{**options, "max_steps": 1})
+        (text / "text.txt").write_text((text / "text.txt").read_text().replace("nine", "five"))
+        with pytest.raises(UserError, match="not the training data that the run was started on"):
+            start(**options, resume="yes")
+
+    def test_other_validation_and_test_records_are_not(self, stopped, tmp_path):
+        resumed = stopped(data_dir=write_data(tmp_path / "data"))
+        for split in ("val", "test"):
+            file = tmp_path / f"data/{split}.jsonl"
+            file.write_text(file.read_text().replace("nine", "ten"))
         start(**resumed)
 
     def test_a_checkpoint_that_says_nothing_of_its_origin_goes_on(self, stopped, tmp_path):
