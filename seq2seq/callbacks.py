@@ -313,8 +313,8 @@ class Checkpoints(Checkpoint):
         return {"monitor": self.monitor, "mode": self.mode, "score": self.best_score, "step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # A score of another monitor cannot be compared.
-        if (state_dict["monitor"], state_dict["mode"]) == (self.monitor, self.mode):
+        # A score of another monitor cannot be compared, and one whose weights are gone is no use.
+        if (state_dict["monitor"], state_dict["mode"]) == (self.monitor, self.mode) and self.best.is_file():
             self.best_score, self.best_step = state_dict["score"], state_dict["step"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

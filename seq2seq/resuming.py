@@ -16,10 +16,19 @@ if TYPE_CHECKING:
     from seq2seq.lightning_base import BaseTransformer
 
 
+# What resuming reads of a checkpoint.
+KEYS = (
+    *("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"),
+    *("epoch", "global_step", "examples_seen"),
+)
+
+
 def check_resumable(run: Run, arguments: Arguments) -> None:
-    """Raise UserError if the run was made with other options than these, or if its checkpoint cannot be read."""
+    """Raise UserError if the run was made with other options than these, or if a checkpoint of it cannot be read."""
     run.refuse_other_config(recipe_of(arguments), MAY_CHANGE)
     read_checkpoint(run.last_checkpoint)
+    if run.best_checkpoint.is_file():
+        read_checkpoint(run.best_checkpoint, "delete it to choose the best of what is still to come")
 
 
 def check_origin(run: Run, module: BaseTransformer) -> None:
@@ -36,15 +45,20 @@ def check_origin(run: Run, module: BaseTransformer) -> None:
             )
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of ours, its tensors left on the disk until they are needed; UserError if it cannot be read."""
+def read_checkpoint(path: Path, cure: str = "put --overwrite in place of --resume to start again") -> dict[str, Any]:
+    """A checkpoint of ours, its tensors left on the disk until they are needed.
+
+    Raises UserError, with the cure, if it cannot be read or holds something else.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:100]
-        raise UserError(
-            f"{path}: cannot be read ({reason}); put --overwrite in place of --resume to start again"
-        ) from error
+        raise UserError(f"{path}: cannot be read ({reason}); {cure}") from error
+    missing = [name for name in KEYS if not isinstance(checkpoint, dict) or name not in checkpoint]
+    if missing:
+        raise UserError(f"{path}: is no checkpoint of a run (it lacks {', '.join(missing)}); {cure}")
+    return checkpoint
 
 
 def _difference(was: Any, now: Any) -> str:

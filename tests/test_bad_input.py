@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_runs import PRETRAINING, flags, records, start, write_base, write_text
 
 from seq2seq.train_bart import main
@@ -286,13 +288,24 @@ class TestRuns:
             "give another --output_dir"
         )
 
-    def test_whose_checkpoint_is_cut(self, refuse, small, tmp_path, finished):
-        copy = tmp_path / "copy"
-        (copy / "checkpoints").mkdir(parents=True)
-        (copy / "config.yaml").write_bytes((finished / "config.yaml").read_bytes())
-        (copy / "checkpoints/last.ckpt").write_bytes((finished / "checkpoints/last.ckpt").read_bytes()[:1000])
-        said = refuse(flags(**small, max_steps=2, output_dir=copy, resume="yes"))
-        assert "checkpoints/last.ckpt: cannot be read" in said
+    @pytest.fixture
+    def copied(self, finished, tmp_path) -> Path:
+        """A finished run of which nothing else is made."""
+        return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+    @pytest.mark.parametrize("name, cure", [("last", "put --overwrite in place of --resume"), ("best", "delete it")])
+    def test_whose_checkpoint_is_cut(self, refuse, small, copied, name, cure):
+        checkpoint = copied / f"checkpoints/{name}.ckpt"
+        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+        said = refuse(flags(**small, max_steps=2, output_dir=copied, resume="yes"))
+        assert f"checkpoints/{name}.ckpt: cannot be read" in said and cure in said
+
+    @pytest.mark.parametrize("name", ["last", "best"])
+    @pytest.mark.parametrize("content", [{"a": 1}, [1, 2], {"state_dict": {}}])
+    def test_whose_checkpoint_is_none(self, refuse, small, copied, name, content):
+        torch.save(content, copied / f"checkpoints/{name}.ckpt")
+        said = refuse(flags(**small, max_steps=2, output_dir=copied, resume="yes"))
+        assert f"checkpoints/{name}.ckpt: is no checkpoint of a run (it lacks " in said
 
 
 class TestPretraining:

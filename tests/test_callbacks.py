@@ -282,6 +282,14 @@ def test_the_best_by_another_monitor_does_not_count(tmp_path):
     assert keeper.best_step == 10 and keeper.best_score != 20.0
 
 
+def test_a_best_checkpoint_that_was_deleted_does_not_count(tmp_path):
+    fit(Line(scores=(20.0,)), [Checkpoints(tmp_path, 0, monitor="val_rougeL")], max_epochs=1)
+    (tmp_path / "best.ckpt").unlink()
+    keeper = Checkpoints(tmp_path, 0, monitor="val_rougeL")
+    fit(Line(scores=(20.0, 10.0)), [keeper], tmp_path / "last.ckpt", max_epochs=2)
+    assert keeper.best_score == 10.0 and torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"] == 10
+
+
 def test_a_fit_that_ends_within_an_epoch_has_its_last_step_judged_too(tmp_path):
     keeper = Checkpoints(tmp_path, every_n_steps=0, monitor="val_rougeL")
     module = Line(scores=(10.0, 20.0, 30.0))
