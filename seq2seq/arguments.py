@@ -200,7 +200,7 @@ class ValidationArguments:
     """Validation, checkpoints, early stopping, the final comparison."""
 
     val_every_steps: int | None = None
-    """Validate every n optimiser steps; default: at each epoch's end."""
+    """Validate every n optimiser steps and at the end; default: at each epoch's end."""
     save_every_steps: int = 200
     """Write checkpoints/last.ckpt every n optimiser steps (and at each validation)."""
     best_metric: str | None = None

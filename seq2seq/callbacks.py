@@ -381,7 +381,7 @@ def _validation_follows(trainer: pl.Trainer, batch_idx: int) -> bool:
 
 
 class ValidateEverySteps(Callback):
-    """Validate every `steps` optimiser steps, however many batches each of them takes.
+    """Validate every `steps` optimiser steps, however many batches each of them takes, and at the end of the fit.
 
     For Trainer(val_check_interval=1, check_val_every_n_epoch=None), which counts batches: with accumulation an epoch's
     last step may have fewer than the others, and from there on its validations would fall within a step.
@@ -391,15 +391,18 @@ class ValidateEverySteps(Callback):
         self.steps = steps
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        batches = trainer.fit_loop.total_batch_idx + 1
-        due = trainer.global_step % self.steps == 0 and _made_step(trainer)
-        # Lightning validates where this divides the number of batches.
-        trainer.val_check_batch = max(batches, 1) if due else batches + 1
+        self._arrange(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.on_train_start(trainer, pl_module)
+        self._arrange(trainer, at_end=_at_epoch_end(trainer) and trainer.current_epoch + 1 == trainer.max_epochs)
+
+    def _arrange(self, trainer: pl.Trainer, at_end: bool = False) -> None:
+        batches = trainer.fit_loop.total_batch_idx + 1
+        due = at_end or (trainer.global_step % self.steps == 0 and _made_step(trainer))
+        # Lightning validates where this divides the number of batches.
+        trainer.val_check_batch = max(batches, 1) if due else batches + 1
 
 
 class StopAtTime(Timer):

@@ -32,7 +32,7 @@ from seq2seq.resuming import check_origin, check_resumable
 from seq2seq.runs import Run
 from seq2seq.tasks import CARRIED, Search, Task, task_for
 from seq2seq.text_forms import CausalForm, Seq2SeqForm, TextForm
-from seq2seq.training import check_logger, fit, quiet_libraries, restore_best
+from seq2seq.training import check_logger, check_rhythm, fit, quiet_libraries, restore_best
 from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
@@ -69,6 +69,10 @@ class SummarizationModule(BaseTransformer):
     @cached_property
     def origin(self) -> dict[str, Any]:
         return {**super().origin, "training data": self.train_tokens.fingerprint()}
+
+    @property
+    def batches_an_epoch(self) -> int:
+        return -(-len(self.train_tokens) // self.arguments.bsz)
 
     def train_dataloader(self) -> DataLoader:
         order = LengthBuckets(
@@ -197,6 +201,7 @@ def train(arguments: Arguments, family: Family) -> None:
     module = family.module_for(arguments.mode, task.kind)(
         arguments, model, tokenizer, family.form(arguments, tokenizer), task, records["train"], records["val"]
     )
+    check_rhythm(module, arguments)
     if arguments.resume:
         check_origin(directory, module)
     if arguments.distill_from:

@@ -75,6 +75,11 @@ class BaseTransformer(pl.LightningModule):
         """What a resumed run must find again, by name: here the base, of which all that stays frozen counts."""
         return {"base": describe_base(self.base, frozen=True)}
 
+    @property
+    def batches_an_epoch(self) -> int:
+        """Training batches of an epoch, where one process does them all."""
+        raise NotImplementedError
+
     def forward(self, **batch: Tensor) -> Any:
         """The model's forward; same arguments and output class."""
         return self.model(**batch)

@@ -31,7 +31,7 @@ from seq2seq.pretraining_data import (
 )
 from seq2seq.resuming import check_origin, check_resumable
 from seq2seq.runs import Run
-from seq2seq.training import check_logger, fit
+from seq2seq.training import check_logger, check_rhythm, fit
 from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
@@ -118,6 +118,10 @@ class PretrainModule(BaseTransformer):
     @cached_property
     def origin(self) -> dict[str, Any]:
         return {**super().origin, "training data": fingerprint(self.train_data.tokens)}
+
+    @property
+    def batches_an_epoch(self) -> int:
+        return len(self.train_data)
 
     def train_dataloader(self) -> Any:
         order = self.place_order(EpochOrder(len(self.train_data)))
@@ -240,6 +244,7 @@ def pretrain(arguments: Arguments, family: Family) -> None:
     train_tokens = tokenise_corpus(files, tokenizer, cache)
     valid_tokens = tokenise_corpus([valid_file], tokenizer, cache) if valid_file else None
     module = PretrainModule(arguments, model, tokenizer, family.objective, train_tokens, valid_tokens)
+    check_rhythm(module, arguments)
     if arguments.resume:
         check_origin(run, module)
     Run.create(output_dir, **place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,16 @@ def check_logger(arguments: Arguments) -> None:
         raise UserError(
             f"--logger {arguments.logger}: is not installed; type: pip install 'prefixtuning[{arguments.logger}]', or "
             "leave it out"
+        )
+
+
+def check_rhythm(module: BaseTransformer, arguments: Arguments) -> None:
+    """Raise UserError for a --val_every_steps that the epochs never reach."""
+    steps = math.ceil(module.batches_an_epoch / arguments.gradient_accumulation_steps) * arguments.epoch
+    if arguments.val_every_steps and arguments.val_every_steps > steps:
+        raise UserError(
+            f"--val_every_steps {arguments.val_every_steps}: the training has {steps} steps (--epoch "
+            f"{arguments.epoch}); give at most that, or leave it out"
         )
 
 

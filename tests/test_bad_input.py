@@ -168,6 +168,11 @@ class TestData:
     def test_without_a_training_split(self, with_data):
         assert "no train split; looked for train.{source,target}" in with_data()
 
+    def test_with_fewer_steps_than_lie_between_validations(self, small, refuse, tmp_path):
+        options = {**small, "gradient_accumulation_steps": 2, "output_dir": tmp_path / "run"}
+        said = refuse(flags(**options, val_every_steps=7))
+        assert said == "--val_every_steps 7: the training has 6 steps (--epoch 2); give at most that, or leave it out"
+
     def test_that_does_not_fit_between_the_special_tokens(self, small, refuse, tmp_path):
         said = refuse(flags(**{**small, "max_source_length": 2, "output_dir": tmp_path / "run"}))
         assert said == "--max_source_length 2: no room beside the 2 special tokens; give at least 3"
@@ -261,7 +266,10 @@ class TestRuns:
         said = refuse(flags(**small, output_dir=tmp_path / "new", resume="yes"))
         assert said.endswith("/new holds no checkpoints/last.ckpt to resume from; leave --resume out to start")
 
-    @pytest.mark.parametrize("mistake", [{"data_dir": "nowhere"}, {"max_source_length": 99}, {"best_metric": "bleu"}])
+    @pytest.mark.parametrize(
+        "mistake",
+        [{"data_dir": "nowhere"}, {"max_source_length": 99}, {"best_metric": "bleu"}, {"val_every_steps": 11}],
+    )
     def test_that_are_to_be_overwritten_survive_a_mistake(self, refuse, small, finished, mistake):
         before = contents(finished)
         refuse(flags(**{**small, **mistake, "output_dir": finished, "overwrite": "yes"}))
@@ -345,6 +353,9 @@ class TestPretraining:
         (tmp_path / "run/model").mkdir(parents=True)
         said = pretraining(**{name: tmp_path / "run/model"}, overwrite="yes")
         assert said.startswith(f"--{name} {tmp_path}/run/model: lies in --output_dir ")
+
+    def test_with_fewer_steps_than_lie_between_validations(self, pretraining):
+        assert "--val_every_steps 999: the training has " in pretraining(val_every_steps=999)
 
     def test_from_a_base_with_too_few_positions(self, pretraining, small):
         said = pretraining(model_name_or_path=small["model_name_or_path"])

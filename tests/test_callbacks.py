@@ -205,6 +205,7 @@ def uninterrupted(tmp_path_factory) -> dict[str, tuple[Path, Line]]:
         ("accumulated, every steps", 0, ("train", 4)),
         ("accumulated, every steps", 1, ("train", 5)),
         ("accumulated, every steps", 2, ("train", 7)),
+        ("accumulated, every steps", 1, ("validate", 9)),
     ],
 )
 def test_a_killed_training_resumes_to_the_same_end(tmp_path, uninterrupted, options, every_n_steps, die_at):
@@ -238,12 +239,29 @@ def test_a_training_that_ended_at_a_step_goes_on_there(tmp_path, first, then):
     assert run("parts", then, resume=True) == run("whole", then)
 
 
-@pytest.mark.parametrize("accumulated, every, at", [(1, 3, [3, 6, 9, 12, 15]), (2, 2, [2, 4, 6, 8]), (2, 3, [3, 6, 9])])
-def test_validations_are_counted_in_optimiser_steps(accumulated, every, at):
+@pytest.mark.parametrize(
+    "accumulated, every, at",
+    [(1, 3, [3, 6, 9, 12, 15]), (1, 4, [4, 8, 12, 15]), (2, 2, [2, 4, 6, 8, 9]), (2, 4, [4, 8, 9])],
+)
+def test_validations_are_counted_in_optimiser_steps_and_the_last_is_at_the_end(accumulated, every, at):
     module = Line()
     options = {"val_check_interval": 1, "check_val_every_n_epoch": None, "accumulate_grad_batches": accumulated}
     fit(module, [ValidateEverySteps(every)], **options)
     assert module.validations == at
+
+
+@pytest.mark.parametrize("first, then, at", [(1, 2, [8, 10]), (2, 2, []), (2, 3, [12, 15])])
+def test_a_training_that_was_validated_at_its_end_goes_on_to_more_epochs(tmp_path, first, then, at):
+    def run(name: str, epochs: int, resume: bool = False) -> Line:
+        module, directory = Line(), tmp_path / name
+        callbacks = [ValidateEverySteps(4), Checkpoints(directory, every_n_steps=1)]
+        options = {"val_check_interval": 1, "check_val_every_n_epoch": None, "max_epochs": epochs}
+        fit(module, callbacks, directory / "last.ckpt" if resume else None, **options)
+        return module
+
+    run("parts", first)
+    resumed = run("parts", then, resume=True)
+    assert resumed.validations == at and resumed.weights == run("whole", then).weights
 
 
 @pytest.mark.parametrize("batches", [1, 3, 4, 8])
