@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -289,12 +290,18 @@ class Checkpoints(Checkpoint):
     where resuming repeats nothing and skips nothing: behind an optimiser step, not within its batches, and a save that
     falls due at a step with a validation waits for it.
     Random states are not kept: the module draws each step's randomness from its place in the training.
-    `every_n_steps=0` saves at epoch ends only, `monitor=None` keeps no best.
+    `every_n_steps=0` saves at epoch ends only, `monitor=None` keeps no best. A best score of an earlier
+    start that was measured by something else than `measured_by` does not count.
     Raises UserError if a validation has not logged `monitor`.
     """
 
     def __init__(
-        self, directory: str | Path, every_n_steps: int, monitor: str | None = None, mode: str = "max"
+        self,
+        directory: str | Path,
+        every_n_steps: int,
+        monitor: str | None = None,
+        mode: str = "max",
+        measured_by: Mapping[str, Any] | None = None,
     ) -> None:
         if every_n_steps < 0:
             raise ValueError(f"every_n_steps ({every_n_steps}) must be 0 or more")
@@ -305,16 +312,23 @@ class Checkpoints(Checkpoint):
         self.every_n_steps = every_n_steps
         self.monitor = monitor
         self.mode = mode
+        self.measured_by = dict(measured_by or {})
         self.best_score: float | None = None
         self.best_step: int | None = None
         self._saved_step = -1
 
     def state_dict(self) -> dict[str, Any]:
-        return {"monitor": self.monitor, "mode": self.mode, "score": self.best_score, "step": self.best_step}
+        best = {"score": self.best_score, "step": self.best_step}
+        return {"monitor": self.monitor, "mode": self.mode, "measured_by": self.measured_by, **best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # A score of another monitor cannot be compared, and one whose weights are gone is no use.
-        if (state_dict["monitor"], state_dict["mode"]) == (self.monitor, self.mode) and self.best.is_file():
+        if state_dict["monitor"] is None or not self.best.is_file():  # no score, or the weights it is of are gone
+            return
+        was = {"best by": state_dict["monitor"], **state_dict.get("measured_by", self.measured_by)}
+        changed = _changes(was, {"best by": self.monitor, **self.measured_by})
+        if changed or state_dict["mode"] != self.mode:
+            print(f"resuming: scores are no longer measured as before ({changed}); the best is chosen anew")
+        else:
             self.best_score, self.best_step = state_dict["score"], state_dict["step"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -359,6 +373,12 @@ class Checkpoints(Checkpoint):
             os.replace(partial, path)
         if path == self.last:
             self._saved_step = trainer.global_step
+
+
+def _changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What is not as it was: `n_val 2 there, 4 here; …`."""
+    names = [*was, *(name for name in now if name not in was)]
+    return "; ".join(f"{n} {was.get(n)} there, {now.get(n)} here" for n in names if was.get(n) != now.get(n))
 
 
 def _made_step(trainer: pl.Trainer) -> bool:
@@ -441,15 +461,27 @@ class StopOnScore(EarlyStopping):
     """Stop when `monitor` has not improved in `patience` validations; best score and count survive a resume.
 
     Beyond Lightning's: the patience asked for now holds, not the checkpoint's, and a run that has stopped for good
-    stays stopped when it is resumed.
+    stays stopped when it is resumed. Both count no longer if they were measured by something else than `measured_by`.
     """
 
-    def __init__(self, monitor: str, patience: int, mode: str = "max", min_delta: float = 0.0) -> None:
+    def __init__(
+        self,
+        monitor: str,
+        patience: int,
+        mode: str = "max",
+        min_delta: float = 0.0,
+        measured_by: Mapping[str, Any] | None = None,
+    ) -> None:
         # At the end of validation, before Checkpoints saves, so that the saved count includes it.
         super().__init__(monitor, min_delta=min_delta, patience=patience, mode=mode, check_on_train_epoch_end=False)
+        self.measured_by = dict(measured_by or {})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "measured_by": self.measured_by}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict({**state_dict, "patience": self.patience})
+        if not _changes(state_dict.get("measured_by", self.measured_by), self.measured_by):
+            super().load_state_dict({**state_dict, "patience": self.patience})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.should_stop = trainer.should_stop or self.wait_count >= max(1, self.patience)

@@ -7,7 +7,7 @@ PrefixSummarizationModule, PrefixTranslationModule      --mode prefixtune, botht
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +93,22 @@ class SummarizationModule(BaseTransformer):
             return [loss]
         return [loss, _evaluation_loader(self.val_tokens, shown, bsz, self.form.prompts)]
 
+    @property
+    def val_search(self) -> Search:
+        """How validation decodes."""
+        return replace(
+            self.task.search,
+            num_beams=self.arguments.eval_num_beams,
+            max_length=min(self.task.search.max_length, self.task.val_max_target_length),
+            min_length=min(self.task.search.min_length, self.task.val_max_target_length),
+        )
+
+    def measured_by(self, monitor: str) -> dict[str, Any]:
+        tokens = {"validation data": self.val_tokens.fingerprint()}
+        if monitor == "val_loss":
+            return tokens
+        return {"n_val": min(self.arguments.n_val, len(self.val_tokens)), **asdict(self.val_search), **tokens}
+
     def on_validation_epoch_start(self) -> None:
         self._nats, self._tokens = 0.0, 0
         self._generated: dict[int, str] = {}
@@ -103,13 +119,7 @@ class SummarizationModule(BaseTransformer):
             self._nats += float(self.loss(batch)) * tokens
             self._tokens += tokens
             return
-        search = replace(
-            self.task.search,
-            num_beams=self.arguments.eval_num_beams,
-            max_length=min(self.task.search.max_length, self.task.val_max_target_length),
-            min_length=min(self.task.search.min_length, self.task.val_max_target_length),
-        )
-        texts = generate_texts(self.model, self.form, batch, search)
+        texts = generate_texts(self.model, self.form, batch, self.val_search)
         self._generated.update(zip(batch["index"].tolist(), texts, strict=True))
 
     def on_validation_epoch_end(self) -> None:

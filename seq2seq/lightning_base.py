@@ -80,6 +80,10 @@ class BaseTransformer(pl.LightningModule):
         """Training batches of an epoch, where one process does them all."""
         raise NotImplementedError
 
+    def measured_by(self, monitor: str) -> dict[str, Any]:
+        """What a validation score follows from beside the weights, by name; scores compare where it is the same."""
+        return {}
+
     def forward(self, **batch: Tensor) -> Any:
         """The model's forward; same arguments and output class."""
         return self.model(**batch)

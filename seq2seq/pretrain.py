@@ -134,6 +134,9 @@ class PretrainModule(BaseTransformer):
         fixed = [(0, i) for i in range(len(self.valid_data))]
         return torch.utils.data.DataLoader(self.valid_data, batch_size=None, sampler=fixed)
 
+    def measured_by(self, monitor: str) -> dict[str, Any]:
+        return {"validation text": fingerprint(self.valid_data.tokens)} if self.valid_data else {}
+
     def on_validation_epoch_start(self) -> None:
         self._nats, self._bytes = 0.0, 0
 

@@ -46,6 +46,7 @@ def fit(module: BaseTransformer, run: Run, arguments: Arguments, monitor: str | 
     monitor: what validation logs and best.ckpt is chosen by (`val_loss` and other losses: the lower the better);
     None = no validation.
     """
+    measured_by = module.measured_by(monitor) if monitor else {}
     mode = "min" if monitor in ("val_loss", "val_bits_per_byte", "val_ter") else "max"
     callbacks: list[Any] = [StopAtStep(arguments.max_steps), MetricsCsv(run.metrics_csv)]
     if arguments.val_every_steps:
@@ -55,8 +56,8 @@ def fit(module: BaseTransformer, run: Run, arguments: Arguments, monitor: str | 
     if arguments.progress:
         callbacks.append(RunProgressBar(max_steps=arguments.max_steps))
     if arguments.early_stopping_patience >= 0 and monitor:
-        callbacks.append(StopOnScore(monitor, arguments.early_stopping_patience, mode))
-    callbacks.append(Checkpoints(run.checkpoints, arguments.save_every_steps, monitor, mode))
+        callbacks.append(StopOnScore(monitor, arguments.early_stopping_patience, mode, measured_by=measured_by))
+    callbacks.append(Checkpoints(run.checkpoints, arguments.save_every_steps, monitor, mode, measured_by))
     if arguments.compile:
         from seq2seq.compiling import Compile
 

@@ -300,6 +300,34 @@ def test_the_best_by_another_monitor_does_not_count(tmp_path):
     assert keeper.best_step == 10 and keeper.best_score != 20.0
 
 
+@pytest.mark.parametrize("now, best", [({"n_val": 2}, 20.0), ({"n_val": 4}, 10.0), ({"n_val": 2, "beams": 1}, 10.0)])
+def test_a_score_that_was_measured_otherwise_does_not_count(tmp_path, capsys, now, best):
+    scores = (20.0, 10.0, 9.0)
+
+    def run(epochs: int, by: dict[str, int], resume: bool) -> tuple[Checkpoints, StopOnScore]:
+        keeper = Checkpoints(tmp_path, 0, "val_rougeL", measured_by=by)
+        stopper = StopOnScore("val_rougeL", patience=9, measured_by=by)
+        fit(Line(scores=scores), [keeper, stopper], tmp_path / "last.ckpt" if resume else None, max_epochs=epochs)
+        return keeper, stopper
+
+    run(1, {"n_val": 2}, resume=False)
+    keeper, stopper = run(3, now, resume=True)
+    assert keeper.best_score == float(stopper.best_score) == best
+    assert stopper.wait_count == (2 if best == 20.0 else 1)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("resuming: ")]
+    assert len(said) == (best != 20.0)
+    if now == {"n_val": 4}:
+        assert "(n_val 2 there, 4 here); the best is chosen anew" in said[0]
+
+
+def test_a_checkpoint_that_does_not_say_how_it_measured_keeps_its_score(tmp_path):
+    (tmp_path / "best.ckpt").touch()
+    state = {"monitor": "val_rougeL", "mode": "max", "score": 20.0, "step": 5}
+    keeper = Checkpoints(tmp_path, 0, "val_rougeL", measured_by={"n_val": 4})
+    keeper.load_state_dict(state)
+    assert keeper.best_score == 20.0
+
+
 def test_a_best_checkpoint_that_was_deleted_does_not_count(tmp_path):
     fit(Line(scores=(20.0,)), [Checkpoints(tmp_path, 0, monitor="val_rougeL")], max_epochs=1)
     (tmp_path / "best.ckpt").unlink()

@@ -333,3 +333,24 @@ class TestOnSomethingElse:
         torch.save(checkpoint, last)
         start(**resumed)
         assert torch.load(last, weights_only=True)["global_step"] == 10
+
+
+class TestValidatingOtherwise:
+    @pytest.mark.parametrize(
+        "change, says",
+        [
+            ({"n_val": 4}, "n_val 2 there, 4 here"),
+            ({"eval_num_beams": 2}, "num_beams 1 there, 2 here"),
+            ({"val_max_target_length": 9}, "max_length 12 there, 9 here"),
+            ({"length_penalty": 0.5}, "length_penalty "),
+            ({"best_metric": "loss"}, "best by val_rougeL there, val_loss here"),
+            ({"n_test": 1, "eval_bsz": 1}, None),
+        ],
+    )
+    def test_the_best_is_chosen_anew(self, small, tmp_path, capsys, change, says):
+        options = {**small, "best_metric": "rougeL", "early_stopping_patience": 9, "output_dir": tmp_path / "run"}
+        start(**{**options, "epoch": 1})
+        capsys.readouterr()
+        start(**{**options, **change}, resume="yes")
+        said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("resuming: ")]
+        assert len(said) == (says is not None) and (says or "") in "".join(said)
