@@ -23,10 +23,19 @@ KEYS = (
 )
 
 
+# Options that decide what validation measures and nothing else.
+OF_VALIDATION = ("best_metric", "n_val", "eval_num_beams", "val_max_target_length", "valid_file")
+
+
 def check_resumable(run: Run, arguments: Arguments) -> None:
-    """Raise UserError if the run was made with other options than these, or if a checkpoint of it cannot be read."""
+    """Raise UserError if the run was made with other options than these, or if a checkpoint of it cannot be read.
+
+    Also for another way of validating where no step is left: nothing would be validated by it.
+    """
     run.refuse_other_config(recipe_of(arguments), MAY_CHANGE)
-    read_checkpoint(run.last_checkpoint)
+    last = read_checkpoint(run.last_checkpoint)
+    if not _steps_left(last, arguments):
+        _refuse_other_validation(run, arguments, last["global_step"])
     if run.best_checkpoint.is_file():
         read_checkpoint(run.best_checkpoint, "delete it to choose the best of what is still to come")
 
@@ -59,6 +68,22 @@ def read_checkpoint(path: Path, cure: str = "put --overwrite in place of --resum
     if missing:
         raise UserError(f"{path}: is no checkpoint of a run (it lacks {', '.join(missing)}); {cure}")
     return checkpoint
+
+
+def _steps_left(checkpoint: dict[str, Any], arguments: Arguments) -> bool:
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    ended = 0 < arguments.max_steps <= checkpoint["global_step"]
+    return epochs < arguments.epoch and not ended
+
+
+def _refuse_other_validation(run: Run, arguments: Arguments, step: int) -> None:
+    old, new = run.read_config(), recipe_of(arguments)
+    for name in OF_VALIDATION:
+        if name in old and old[name] != new[name]:
+            raise UserError(
+                f"--{name} {new[name]}: the training in {run.directory} has ended at step {step}, nothing is validated "
+                f"any more; give more --epoch or --max_steps, or resume with {name} {old[name]}"
+            )
 
 
 def _difference(was: Any, now: Any) -> str:

@@ -47,6 +47,12 @@ def finished(small, tmp_path_factory) -> Path:
     return start(**small, max_steps=1, output_dir=tmp_path_factory.mktemp("finished") / "run") or Path()
 
 
+@pytest.fixture(scope="module")
+def whole(small, tmp_path_factory) -> Path:
+    """A run of one epoch."""
+    return start(**{**small, "epoch": 1}, output_dir=tmp_path_factory.mktemp("whole") / "run") or Path()
+
+
 class TestFlags:
     @pytest.mark.parametrize(
         "argv, says",
@@ -300,6 +306,18 @@ class TestRuns:
     def copied(self, finished, tmp_path) -> Path:
         """A finished run of which nothing else is made."""
         return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+    @pytest.mark.parametrize("change", [{"best_metric": "loss"}, {"n_val": 1}, {"eval_num_beams": 2}])
+    @pytest.mark.parametrize("end", [{"max_steps": 1}, {"max_steps": -1, "epoch": 1}])
+    def test_that_have_ended_are_not_validated_otherwise(self, refuse, small, finished, whole, change, end):
+        run = finished if "epoch" not in end else whole
+        (name, value), step = next(iter(change.items())), 5 if "epoch" in end else 1
+        before = contents(run)
+        said = refuse(flags(**{**small, **end, **change}, output_dir=run, resume="yes"))
+        assert said.startswith(
+            f"--{name} {value}: the training in {run} has ended at step {step}, nothing is validated"
+        )
+        assert contents(run) == before
 
     @pytest.mark.parametrize("name, cure", [("last", "put --overwrite in place of --resume"), ("best", "delete it")])
     def test_whose_checkpoint_is_cut(self, refuse, small, copied, name, cure):
