@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader
 
 from seq2seq.arguments import Arguments
 from seq2seq.data import LengthBuckets, tokenise
-from seq2seq.fast_layers import fast_layers
-from seq2seq.generation import generate
+from seq2seq.generation import fast_search, generate
 from seq2seq.partial_outputs import PartialOutputs
 from seq2seq.records import Record
 from seq2seq.tasks import Search, Task
@@ -85,7 +84,7 @@ def decode(
     texts = dict(partial.texts) if partial else {}
     left = [batch for batch in order if not texts.keys() >= set(batch)]
     shown = arguments.progress
-    with fast_layers(model), DecodingProgress(what, len(tokens), done=len(texts), shown=shown) as progress:
+    with fast_search(model), DecodingProgress(what, len(tokens), done=len(texts), shown=shown) as progress:
         for batch in DataLoader(tokens, batch_sampler=left, collate_fn=form.prompts):
             on_device = {name: value.to(model.device) for name, value in batch.items()}
             generated = generate_texts(model, form, on_device, task.search)

@@ -14,6 +14,8 @@ Shapes: B sources, N beams, K = candidates of a source in a step, V vocabulary, 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,7 +28,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from seq2seq.beam_cache import BeamCache
 from seq2seq.beam_state import Beams
 from seq2seq.fast_layers import fast_layers
-from seq2seq.prefix_attention import disable_prefix, enable_prefix
+from seq2seq.prefix_attention import attention_can_change, disable_prefix, enable_prefix
 from seq2seq.score_rules import apply_rules
 from seq2seq.utils import CACHE_NAMES, UserError
 
@@ -88,11 +90,22 @@ def generate(model: Any, *args: Any, drop_finished: bool = True, count_prompt: b
     def search(model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
         return beam_search(model, input_ids, drop_finished=drop_finished, count_prompt=count_prompt, **prepared)
 
-    stock = not model.config._attn_implementation.startswith("prefix_")
-    enable_prefix(model)
+    with fast_search(model):
+        return model.generate(*args, custom_generate=search, **options)  # type: ignore[operator]
+
+
+@contextmanager
+def fast_search(model: Any) -> Iterator[None]:
+    """While open, the model searches faster: many searches in one cost the swap of its layers once.
+
+    A base gets the attention that knows prefixes first, for with it come other GELUs, which the layers then hold.
+    """
+    stock = isinstance(model, PreTrainedModel) and attention_can_change(model)
+    if stock:
+        enable_prefix(model)
     try:
         with fast_layers(model):
-            return model.generate(*args, custom_generate=search, **options)  # type: ignore[operator]
+            yield
     finally:
         if stock:
             disable_prefix(model)

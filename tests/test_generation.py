@@ -17,7 +17,7 @@ from transformers.generation.logits_process import (
 
 from seq2seq import beam_cache, generation
 from seq2seq.fast_layers import fast_layers
-from seq2seq.generation import generate
+from seq2seq.generation import fast_search, generate
 from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.utils import UserError
 
@@ -359,6 +359,18 @@ def test_fast_layers_change_nothing_but_rounding_and_leave_no_trace(family: str)
         close(fast[visible].float(), stock[visible].float(), tolerance)
         assert {name for module in model.modules() for name in vars(module)} == before
         assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("fast", [fast_search, fast_layers])
+def test_searches_of_a_base_within_fast_layers_are_its_own(fast: Any) -> None:
+    """The search swaps GPT-2's GELUs: those of the packed layers must not come twice."""
+    model = base("gpt2", dtype=torch.float32, n_embd=256, initializer_range=0.1)
+    options: dict[str, Any] = {"num_beams": 4, "max_new_tokens": 12, "do_sample": False}
+    expected = model.generate(**prompts("gpt2"), **options)
+    with fast(model):
+        for _ in range(2):
+            assert torch.equal(generate(model, **prompts("gpt2"), **options), expected)
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_fast_layers_compute_in_autocasts_precision() -> None:
