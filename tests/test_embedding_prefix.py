@@ -174,5 +174,7 @@ def test_the_authors_names_are_read(parametrize_emb: str) -> None:
         expected = mlp(expected).detach()
     prefix.load_original(state)
     close(prefix.prefix["decoder"]().detach(), expected)
-    with pytest.raises(UserError, match=r"no control_trans\.0|no wte"):
+    with pytest.raises(UserError, match="holds no tensors by name"):
         prefix.load_original({})
+    with pytest.raises(UserError, match=r"no control_trans\.0|no wte"):
+        prefix.load_original({"other.weight": torch.zeros(1)})

@@ -31,7 +31,8 @@ def runs(small, small_gpt2, tmp_path_factory) -> dict[str, Path]:
     """A prefix on BART, a prefix on GPT-2, a fine-tuned GPT-2, two GPT-2s with adapters."""
     place = tmp_path_factory.mktemp("runs")
     ways: dict[str, dict[str, Any]] = {
-        "bart": small, "gpt2": {**small_gpt2, "baselines": "all"}, "finetuned": {**small_gpt2, "mode": "finetune"},
+        "bart": small, "gpt2": {**small_gpt2, "task": "custom", "baselines": "all"},
+        "finetuned": {**small_gpt2, "mode": "finetune"},
         "adapters": {**small_gpt2, "mode": "adaptertune"},
         "others": {**small_gpt2, "mode": "adaptertune", "learning_rate": 0.5},
     }  # fmt: skip
