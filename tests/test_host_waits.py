@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import SENTENCES
+from small_runs import flags
 from tiny import base, batch, close
 from torch import Tensor
 
@@ -40,7 +41,7 @@ def module_of(small: dict[str, Any], records: list[Record], **options: Any) -> B
     program = small.get("program", "train_bart.py")
     family = GPT2 if program == "train_e2e.py" else BART
     given = {name: value for name, value in small.items() if name not in ("program", "output_dir")}
-    arguments = parse([f"--{name}={value}" for name, value in {**given, **options}.items()], program)
+    arguments = parse(flags(**{**given, **options}), program)
     task = chosen_task(arguments)
     model, tokenizer = load_base(arguments, task, family)
     kind = family.module_for(arguments.mode, task.kind)
