@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from seq2seq.arguments import parse_into  # noqa: E402
+from seq2seq.parsing import parse_into  # noqa: E402
 from seq2seq.runs import write_atomically  # noqa: E402
 from seq2seq.utils import UserError, command  # noqa: E402
 

@@ -23,9 +23,10 @@ from torch import Tensor  # noqa: E402
 from gpt2.run_language_modeling import GPT2  # noqa: E402
 from gpt2.trainer_prefix import LanguageModelingModule  # noqa: E402
 from seq2seq import finetune  # noqa: E402
-from seq2seq.arguments import Arguments, parse, recipe_of  # noqa: E402
+from seq2seq.arguments import Arguments, recipe_of  # noqa: E402
 from seq2seq.decoding import decode  # noqa: E402
 from seq2seq.loading import load_base  # noqa: E402
+from seq2seq.parsing import parse  # noqa: E402
 from seq2seq.report import Report  # noqa: E402
 from seq2seq.runs import Run  # noqa: E402
 from seq2seq.training import fit, quiet_libraries, restore_best  # noqa: E402

@@ -8,7 +8,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file, also from inside its own folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from seq2seq.arguments import parse_into
+from seq2seq.parsing import parse_into
 from seq2seq.utils import command
 
 DESCRIPTION = "Decode a run: a split of its task, a file of sources, or lines as they are typed."

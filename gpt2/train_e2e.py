@@ -8,7 +8,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file, also from inside its own folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from seq2seq.arguments import parse
+from seq2seq.parsing import parse
 from seq2seq.utils import command
 
 

@@ -1,29 +1,22 @@
 """Every option of the commands, once: a field with its unit and the reason for its default, checked where it is read.
 
-`train_bart.py` (and GPT-2's `train_e2e.py`) turn this dataclass into flags and YAML keys; nothing else repeats them.
+`train_bart.py` (and GPT-2's `train_e2e.py`) turn this dataclass into flags and YAML keys (parsing.py); nothing else
+repeats them.
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from seq2seq.effect import refuse_without_effect
-from seq2seq.runs import read_options
 from seq2seq.utils import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 LARGEST_SEED = 2**63 - 1  # torch's
 LONGEST = 10**9  # minutes, 19 centuries; a timedelta holds some more
 ABOUT_THE_CALL = ("resume", "overwrite", "do_train", "prefix_model_path", "output_dir", "progress")
-# The task without a flag; a program of decoders is named here, others are BART's.
-DEFAULT_TASKS = {"train_e2e.py": "sample_tables", "quality.py": "sample_tables"}
-BARTS_TASK = "sample"
-FOLDERS_OF_TABLES = "custom_tables"  # what a decoder reads a folder as
 INPUTS = (
     *("model_name_or_path", "distill_from", "tokenizer_name_or_path", "embeddings_from", "prefix_model_path"),
     *("data_dir", "valid_file"),
@@ -348,87 +341,6 @@ OF_THE_TASK = (
 )
 
 
-def parse(argv: list[str] | None, program: str) -> Arguments:
-    """Read flags and a YAML recipe into `Arguments`; flags win over the recipe, the recipe over the defaults.
-
-    The recipe is `--config FILE.yaml`; else the run's own with --prefix_model_path; else the task's in `configs/`.
-    argv: flags without the program's name, None = this process's.
-    Raises UserError for anything that does not parse; exits after --help.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    _refuse_authors_habit(argv, program)
-    recipe = _recipe(argv, program)
-    if _words_give_the_length(argv, recipe):
-        argv = [*argv, "--preseqlen", "null"]
-    what = "Prefix-tune, fine-tune or pretrain, then decode and score."
-    arguments = parse_into(Arguments, argv, program, what, recipe)
-    flags = _flat(argv)
-    if arguments.do_train:
-        pairs = zip(flags, [*flags, ""][1:], strict=True)
-        said = [flag[2:].split(".")[0] for flag, value in pairs if flag.startswith("--") and value != "null"]
-        refuse_without_effect(said, arguments.mode)
-    if not arguments.do_train and "--task" in flags:
-        unsaid: dict[str, Any] = {name: None for name in OF_THE_TASK if f"--{name}" not in flags}
-        return replace(arguments, **unsaid)
-    if arguments.do_train and not (arguments.task or arguments.data_dir or arguments.source_lang):
-        return replace(arguments, task=DEFAULT_TASKS.get(program, BARTS_TASK))
-    return arguments
-
-
-Options = TypeVar("Options")
-
-
-def parse_into(kind: type[Options], argv: list[str], program: str, description: str, recipe: Path | None) -> Options:
-    """Read flags into a dataclass composed of groups of options; a recipe's values are its defaults.
-
-    Raises UserError for anything that does not parse and for a recipe's unknown option; exits after --help.
-    """
-    return reader(kind, program, description, recipe)(argv)
-
-
-def reader(
-    kind: type[Options], program: str, description: str = "", recipe: Path | None = None
-) -> Callable[[list[str]], Options]:
-    """What `parse_into` reads flags with, made once for many calls."""
-    import jsonargparse
-
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the fields' texts are the help
-    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    if recipe and (unknown := sorted(map(str, read_options(recipe).keys() - names))):
-        raise UserError(f"{recipe}: unknown option {', '.join(unknown)}; {program} --help lists them")
-    parser = jsonargparse.ArgumentParser(
-        prog=program,
-        description=description,
-        exit_on_error=False,
-        default_config_files=[str(recipe)] if recipe else [],
-    )
-    if kind is Arguments:
-        parser.add_argument("--config", help="YAML recipe; every key is a flag's name; default: the task's in configs/")
-    for group in reversed(kind.__mro__[1:-1]):
-        parser.add_class_arguments(group, as_group=True)
-
-    def read(argv: list[str]) -> Options:
-        try:
-            parsed = parser.parse_args(_bare_switches(argv, kind))
-        except jsonargparse.ArgumentError as error:
-            raise UserError(f"{program}: {_one_line(str(error))}; see --help") from None
-        options = kind(**{name: value for name, value in vars(parsed).items() if name in names})
-        return _of_the_program(options, program) if isinstance(options, Arguments) else options  # type: ignore[return-value]
-
-    return read
-
-
-def _of_the_program(arguments: Arguments, program: str) -> Arguments:
-    """The options with what the program means where they say nothing: its clipping, and its task of a folder."""
-    decoders = program in DEFAULT_TASKS
-    if arguments.max_grad_norm is None:
-        arguments = replace(arguments, max_grad_norm=1.0 if decoders else 0.0)
-    trains = arguments.do_train and arguments.mode != "pretrain"
-    if decoders and trains and arguments.data_dir and not arguments.task and not arguments.source_lang:
-        arguments = replace(arguments, task=FOLDERS_OF_TABLES)
-    return arguments
-
-
 def recipe_of(arguments: Arguments) -> dict[str, Any]:
     """What a run's config.yaml keeps: all that decides its result, not how this call was made."""
     return {name: value for name, value in asdict(arguments).items() if name not in ABOUT_THE_CALL}
@@ -439,48 +351,6 @@ def inputs_of(arguments: Arguments) -> dict[str, str | None]:
     return {name: getattr(arguments, name) for name in INPUTS}
 
 
-def _recipe(argv: list[str], program: str) -> Path | None:
-    """The YAML file whose values are the defaults of this call."""
-    flat = _flat(argv)
-    flags = {flag: value for flag, value in zip(flat, [*flat, ""][1:], strict=True) if flag.startswith("--")}
-    if "--config" in flags:
-        return Path(flags["--config"])
-    if "--prefix_model_path" in flags and flags.get("--do_train", "yes").lower() in ("no", "false"):
-        own = Path(flags["--prefix_model_path"]) / "config.yaml"
-        return own if own.is_file() else None
-    folders = FOLDERS_OF_TABLES if program in DEFAULT_TASKS and "--source_lang" not in flags else "custom"
-    task = flags.get("--task") or (folders if "--data_dir" in flags else DEFAULT_TASKS.get(program, BARTS_TASK))
-    mode = flags.get("--mode", "prefixtune")
-    candidates = [CONFIGS / f"{task}_{mode}.yaml", CONFIGS / f"{task}.yaml"] if mode != "pretrain" else []
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _words_give_the_length(argv: list[str], recipe: Path | None) -> bool:
-    """Whether --lowdata_token is given here, its length is not, and the recipe's length was meant for another start."""
-    flags = _flat(argv)
-    here = "--lowdata_token" in flags and "--preseqlen" not in flags
-    return here and not (recipe and recipe.is_file() and read_options(recipe).get("lowdata_token"))
-
-
-def _flat(argv: list[str]) -> list[str]:
-    return [part for a in argv for part in (a.split("=", 1) if a.startswith("--") else [a])]
-
-
-def _bare_switches(argv: list[str], kind: Any) -> list[str]:
-    """`--resume` alone means `--resume true`; `--resume no` stays as it is."""
-    switches = {f"--{f.name}" for f in fields(kind) if f.type == "bool"}
-    following = [*argv, "--"][1:]
-    return [a + "=true" if a in switches and n.startswith("--") else a for a, n in zip(argv, following, strict=True)]
-
-
-def _refuse_authors_habit(argv: list[str], program: str) -> None:
-    """The authors' code said `--mode TASK --tuning_mode WAY`; ours says `--task TASK --mode WAY`."""
-    flat = _flat(argv)
-    if "--tuning_mode" in flat:
-        value = lambda flag, default: (flat[flat.index(flag) + 1 :] or [default])[0] if flag in flat else default  # noqa: E731
-        task, way = value("--mode", "TASK"), value("--tuning_mode", "prefixtune")
-        raise UserError(f"--tuning_mode is the authors' flag; type: python {program} --task {task} --mode {way}")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def place_of(arguments: Arguments) -> dict[str, Any]:
+    """How a run takes its directory: what `Run.check` and `Run.create` ask beside its name."""
+    return {"resume": arguments.resume, "overwrite": arguments.overwrite, "inputs": inputs_of(arguments)}

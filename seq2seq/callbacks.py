@@ -7,14 +7,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, ProgressBar, Timer
+from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar, Timer
 
 from seq2seq.curves import read_rows
+from seq2seq.rhythm import at_epoch_end, changes, made_step
 from seq2seq.runs import write_atomically
 from seq2seq.utils import UserError
 
@@ -325,7 +325,7 @@ class Checkpoints(Checkpoint):
         if state_dict["monitor"] is None or not self.best.is_file():  # no score, or the weights it is of are gone
             return
         was = {"best by": state_dict["monitor"], **state_dict.get("measured_by", self.measured_by)}
-        changed = _changes(was, {"best by": self.monitor, **self.measured_by})
+        changed = changes(was, {"best by": self.monitor, **self.measured_by})
         if changed or state_dict["mode"] != self.mode:
             print(f"resuming: scores are no longer measured as before ({changed}); the best is chosen anew")
         else:
@@ -340,8 +340,8 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         due = self.every_n_steps > 0 and step % self.every_n_steps == 0
         # A fit that stops within an epoch must not look like one that has ended it.
-        follows = _at_epoch_end(trainer) or _validation_follows(trainer, batch_idx)
-        if step != self._saved_step and (due or trainer.should_stop) and _made_step(trainer) and not follows:
+        follows = at_epoch_end(trainer) or _validation_follows(trainer, batch_idx)
+        if step != self._saved_step and (due or trainer.should_stop) and made_step(trainer) and not follows:
             self._save(trainer, self.last)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -349,11 +349,11 @@ class Checkpoints(Checkpoint):
             return
         if self.monitor is not None:
             self._keep_best(trainer, self.monitor)
-        if not _at_epoch_end(trainer):
+        if not at_epoch_end(trainer):
             self._save(trainer, self.last)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if _at_epoch_end(trainer) or trainer.global_step != self._saved_step:
+        if at_epoch_end(trainer) or trainer.global_step != self._saved_step:
             self._save(trainer, self.last)
 
     def _keep_best(self, trainer: pl.Trainer, monitor: str) -> None:
@@ -375,21 +375,6 @@ class Checkpoints(Checkpoint):
             self._saved_step = trainer.global_step
 
 
-def _changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What is not as it was: `n_val 2 there, 4 here; …`."""
-    names = [*was, *(name for name in now if name not in was)]
-    return "; ".join(f"{n} {was.get(n)} there, {now.get(n)} here" for n in names if was.get(n) != now.get(n))
-
-
-def _made_step(trainer: pl.Trainer) -> bool:
-    """Whether the batch just done ended an optimiser step, so that no accumulated gradient waits for the next."""
-    return not trainer.fit_loop.epoch_loop._should_accumulate()
-
-
-def _at_epoch_end(trainer: pl.Trainer) -> bool:
-    return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-
-
 def _validation_follows(trainer: pl.Trainer, batch_idx: int) -> bool:
     """Whether a validation comes next, behind this batch in the middle of an epoch."""
     every_n_epochs = trainer.check_val_every_n_epoch
@@ -398,90 +383,3 @@ def _validation_follows(trainer: pl.Trainer, batch_idx: int) -> bool:
     batches = batch_idx + 1 if every_n_epochs else trainer.fit_loop.total_batch_idx + 1
     interval = trainer.val_check_batch
     return trainer.should_stop or (interval is not None and math.isfinite(interval) and batches % interval == 0)
-
-
-class ValidateEverySteps(Callback):
-    """Validate every `steps` optimiser steps, however many batches each of them takes, and at the end of the fit.
-
-    For Trainer(val_check_interval=1, check_val_every_n_epoch=None), which counts batches: with accumulation an epoch's
-    last step may have fewer than the others, and from there on its validations would fall within a step.
-    """
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._arrange(trainer)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self._arrange(trainer, at_end=_at_epoch_end(trainer) and trainer.current_epoch + 1 == trainer.max_epochs)
-
-    def _arrange(self, trainer: pl.Trainer, at_end: bool = False) -> None:
-        batches = trainer.fit_loop.total_batch_idx + 1
-        due = at_end or (trainer.global_step % self.steps == 0 and _made_step(trainer))
-        # Lightning validates where this divides the number of batches.
-        trainer.val_check_batch = max(batches, 1) if due else batches + 1
-
-
-class StopAtTime(Timer):
-    """Stop after so many minutes of training, resumes included, at the next whole optimiser step."""
-
-    state_key = "Timer"  # what Trainer(max_time), whose place this takes, has written into checkpoints
-
-    def __init__(self, minutes: float) -> None:
-        super().__init__(timedelta(minutes=minutes))
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        if _made_step(trainer):
-            super().on_train_batch_end(trainer, *args, **kwargs)
-
-
-class StopAtStep(Callback):
-    """Stop after `max_steps` optimiser steps (-1 = never), with a validation of the last one.
-
-    In place of Trainer(max_steps): with that, Lightning takes a checkpoint of an epoch's end for one of its middle,
-    trains one batch of a new epoch and ends; nor does it validate the last step.
-    """
-
-    def __init__(self, max_steps: int) -> None:
-        self.max_steps = max_steps
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.should_stop = trainer.should_stop or 0 < self.max_steps <= trainer.global_step
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.on_train_start(trainer, pl_module)
-
-
-class StopOnScore(EarlyStopping):
-    """Stop when `monitor` has not improved in `patience` validations; best score and count survive a resume.
-
-    Beyond Lightning's: the patience asked for now holds, not the checkpoint's, and a run that has stopped for good
-    stays stopped when it is resumed. Both count no longer if they were measured by something else than `measured_by`.
-    """
-
-    def __init__(
-        self,
-        monitor: str,
-        patience: int,
-        mode: str = "max",
-        min_delta: float = 0.0,
-        measured_by: Mapping[str, Any] | None = None,
-    ) -> None:
-        # At the end of validation, before Checkpoints saves, so that the saved count includes it.
-        super().__init__(monitor, min_delta=min_delta, patience=patience, mode=mode, check_on_train_epoch_end=False)
-        self.measured_by = dict(measured_by or {})
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "measured_by": self.measured_by}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not _changes(state_dict.get("measured_by", self.measured_by), self.measured_by):
-            super().load_state_dict({**state_dict, "patience": self.patience})
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.should_stop = trainer.should_stop or self.wait_count >= max(1, self.patience)

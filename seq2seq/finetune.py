@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Subset
 from transformers import AutoModelForSeq2SeqLM
 
 from seq2seq.adapters import AdapterTuning
-from seq2seq.arguments import Arguments, inputs_of, recipe_of
+from seq2seq.arguments import Arguments, inputs_of, place_of, recipe_of
 from seq2seq.data import LengthBuckets, TokenSet, tokenise
 from seq2seq.decoding import decode, generate_texts
 from seq2seq.lightning_base import BaseTransformer, PrefixTransformer
@@ -197,12 +197,7 @@ def train(arguments: Arguments, family: Family) -> None:
     if arguments.best_metric and metric != "loss" and not arguments.n_val:
         raise UserError(f"--best_metric {metric}: --n_val 0 decodes nothing to score; give --n_val, or loss")
     output_dir = arguments.output_dir or f"runs/{arguments.mode}-{task.name}"
-    place: dict[str, Any] = {
-        "resume": arguments.resume,
-        "overwrite": arguments.overwrite,
-        "inputs": inputs_of(arguments),
-    }
-    directory = Run.check(output_dir, **place)
+    directory = Run.check(output_dir, **place_of(arguments))
     check_logger(arguments)
     if arguments.resume:
         check_resumable(directory, arguments)
@@ -218,7 +213,7 @@ def train(arguments: Arguments, family: Family) -> None:
         module.learn_from(load_pretrained(arguments.distill_from, arguments, family, "--distill_from")[0])
     for split, tokens in (("train", module.train_tokens), ("val", module.val_tokens)):
         print("\n".join(tokens.report(split)), end="\n" if tokens.report(split) else "")
-    Run.create(output_dir, **place)
+    Run.create(output_dir, **place_of(arguments))
     directory.write_config(recipe_of(arguments))
     trained = sum(parameter.numel() for parameter in module.trained_parameters())
     total = sum(parameter.numel() for parameter in model.parameters())  # type: ignore[attr-defined]

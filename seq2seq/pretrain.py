@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, BartConfig, BartForConditionalGeneration
 
-from seq2seq.arguments import Arguments, inputs_of, recipe_of
+from seq2seq.arguments import Arguments, place_of, recipe_of
 from seq2seq.data import fingerprint
 from seq2seq.lightning_base import BaseTransformer
 from seq2seq.loading import Family, load_pretrained
@@ -233,12 +233,7 @@ def pretrain(arguments: Arguments, family: Family) -> None:
     if valid_file and not valid_file.is_file():
         raise UserError(f"--valid_file {valid_file}: no such file; give a text file, or leave it out")
     output_dir = arguments.output_dir or "runs/pretrain"
-    place: dict[str, Any] = {
-        "resume": arguments.resume,
-        "overwrite": arguments.overwrite,
-        "inputs": inputs_of(arguments),
-    }
-    run = Run.check(output_dir, **place)
+    run = Run.check(output_dir, **place_of(arguments))
     check_logger(arguments)
     if arguments.resume:
         check_resumable(run, arguments)
@@ -250,7 +245,7 @@ def pretrain(arguments: Arguments, family: Family) -> None:
     check_rhythm(module, arguments)
     if arguments.resume:
         check_origin(run, module)
-    Run.create(output_dir, **place)
+    Run.create(output_dir, **place_of(arguments))
     run.write_config(recipe_of(arguments))
     tokenizer.save_pretrained(run.tokenizer)
     monitor = "val_bits_per_byte" if valid_tokens is not None else None

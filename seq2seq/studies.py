@@ -26,7 +26,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from seq2seq.arguments import ABOUT_THE_CALL, Arguments, reader
+from seq2seq.arguments import ABOUT_THE_CALL, Arguments
+from seq2seq.parsing import reader
 from seq2seq.runs import read_options
 from seq2seq.tasks import Task, task_for
 from seq2seq.utils import UserError

@@ -12,16 +12,9 @@ import pytorch_lightning as pl
 import torch
 
 from seq2seq.arguments import Arguments
-from seq2seq.callbacks import (
-    Checkpoints,
-    MetricsCsv,
-    RunProgressBar,
-    StopAtStep,
-    StopAtTime,
-    StopOnScore,
-    ValidateEverySteps,
-)
+from seq2seq.callbacks import Checkpoints, MetricsCsv, RunProgressBar
 from seq2seq.curves import draw_curves, read_rows
+from seq2seq.rhythm import StopAtStep, StopAtTime, StopOnScore, ValidateEverySteps
 from seq2seq.runs import Run
 from seq2seq.utils import UserError, resolve_precision
 

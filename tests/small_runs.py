@@ -12,9 +12,9 @@ from transformers import BartConfig, BartForConditionalGeneration, GPT2Config, G
 
 from gpt2.pretraining_forms import CausalLanguageModelling
 from gpt2.run_language_modeling import GPT2
-from seq2seq.arguments import parse
 from seq2seq.effect import acts_in
 from seq2seq.finetune import BART, run
+from seq2seq.parsing import parse
 
 # base dropout above 0: a resumed training must repeat it
 SIZES: dict[str, Any] = {

@@ -11,17 +11,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from seq2seq.callbacks import (
-    Checkpoints,
-    MetricsCsv,
-    RunProgressBar,
-    StopAtStep,
-    StopAtTime,
-    StopOnScore,
-    ValidateEverySteps,
-    peak_memory_bytes,
-)
+from seq2seq.callbacks import Checkpoints, MetricsCsv, RunProgressBar, peak_memory_bytes
 from seq2seq.curves import read_rows
+from seq2seq.rhythm import StopAtStep, StopAtTime, StopOnScore, ValidateEverySteps
 from seq2seq.utils import UserError
 
 BATCHES = 5

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from seq2seq.arguments import ABOUT_THE_CALL, CONFIGS, MAY_CHANGE, Arguments, PretrainArguments, parse, recipe_of
+from seq2seq.arguments import ABOUT_THE_CALL, CONFIGS, MAY_CHANGE, Arguments, PretrainArguments, recipe_of
 from seq2seq.effect import NOT_IN_PRETRAINING, OF_PRETRAINING, ONLY_IN
+from seq2seq.parsing import parse
 from seq2seq.tasks import TASKS, task_for
 
 RECIPES = sorted(CONFIGS.glob("*.yaml"))

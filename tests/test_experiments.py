@@ -23,12 +23,13 @@ from small_studies import SCORES, pretend, shared_options, study_of, write_study
 from gpt2 import experiment
 from gpt2.run_language_modeling import GPT2
 from seq2seq import prefixTuning
-from seq2seq.arguments import Arguments, parse
+from seq2seq.arguments import Arguments
 from seq2seq.curves import read_rows
 from seq2seq.finetune import BART, run
 from seq2seq.grid import BUSY, Launch, do_run, failure_of, process_of, run_grid, state_of
 from seq2seq.lightning_base import BaseTransformer
 from seq2seq.loading import load_pretrained
+from seq2seq.parsing import parse
 from seq2seq.runs import Run
 from seq2seq.studies import OPTIONS
 from seq2seq.study_report import collect, table_markdown

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from gpt2.run_language_modeling import GPT2
 from seq2seq import prefix_attention
-from seq2seq.arguments import parse
 from seq2seq.finetune import BART, chosen_task
 from seq2seq.lightning_base import BaseTransformer
 from seq2seq.loading import load_base
 from seq2seq.padding import holds_padding, padding_known
+from seq2seq.parsing import parse
 from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.records import Record
 

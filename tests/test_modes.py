@@ -13,11 +13,12 @@ from small_runs import flags, start
 from transformers import AutoModel, AutoTokenizer
 
 from gpt2.run_language_modeling import GPT2
-from seq2seq.arguments import Arguments, parse
+from seq2seq.arguments import Arguments
 from seq2seq.curves import read_rows
 from seq2seq.finetune import BART, chosen_task, load_split
 from seq2seq.lightning_base import distillation_loss
 from seq2seq.loading import load_pretrained
+from seq2seq.parsing import parse
 from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.records import Record, draw
 from seq2seq.runs import Run

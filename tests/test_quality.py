@@ -11,8 +11,9 @@ pytest.importorskip("peft")
 from small_runs import flags  # noqa: E402
 
 from benchmarks.quality import compare  # noqa: E402
-from seq2seq.arguments import Arguments, parse  # noqa: E402
+from seq2seq.arguments import Arguments  # noqa: E402
 from seq2seq.curves import read_rows  # noqa: E402
+from seq2seq.parsing import parse  # noqa: E402
 from seq2seq.runs import Run  # noqa: E402
 from seq2seq.utils import UserError  # noqa: E402
 

@@ -15,8 +15,8 @@ import yaml
 
 from gpt2 import experiment
 from gpt2 import tune as command
-from seq2seq.arguments import parse
 from seq2seq.grid import Launch
+from seq2seq.parsing import parse
 from seq2seq.runs import Run, read_options
 from seq2seq.search import Search, best_validation, read_search, run_search
 from seq2seq.tasks import TASKS

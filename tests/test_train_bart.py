@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from small_runs import flags, records, start, write_base
 from torch import Tensor
 
-from seq2seq.arguments import parse
 from seq2seq.curves import read_rows
 from seq2seq.finetune import BART, chosen_task, module_for
 from seq2seq.lightning_base import BaseTransformer
 from seq2seq.loading import load_base
+from seq2seq.parsing import parse
 from seq2seq.records import load_records
 from seq2seq.runs import Run
 

@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gpt2.run_language_modeling import GPT2, run
 from gpt2.trainer_prefix import LanguageModelingModule
-from seq2seq.arguments import parse
 from seq2seq.curves import read_rows
 from seq2seq.finetune import BART, chosen_task
 from seq2seq.loading import load_pretrained
+from seq2seq.parsing import parse
 from seq2seq.records import Record
 from seq2seq.runs import Run
 from seq2seq.text_forms import IGNORE, CausalForm
