@@ -32,7 +32,7 @@ from seq2seq.resuming import check_origin, check_resumable
 from seq2seq.runs import Run
 from seq2seq.tasks import CARRIED, Search, Task, task_for
 from seq2seq.text_forms import CausalForm, Seq2SeqForm, TextForm
-from seq2seq.training import check_logger, check_rhythm, fit, quiet_libraries, restore_best
+from seq2seq.training import check_rhythm, check_tools, fit, quiet_libraries, restore_best
 from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def train(arguments: Arguments, family: Family) -> None:
         raise UserError(f"--best_metric {metric}: --n_val 0 decodes nothing to score; give --n_val, or loss")
     output_dir = arguments.output_dir or f"runs/{arguments.mode}-{task.name}"
     directory = Run.check(output_dir, **place_of(arguments))
-    check_logger(arguments)
+    check_tools(arguments)
     if arguments.resume:
         check_resumable(directory, arguments)
     records = {split: load_split(task, arguments, split) for split in ("train", "val", "test")}
@@ -207,10 +207,10 @@ def train(arguments: Arguments, family: Family) -> None:
         arguments, model, tokenizer, family.form(arguments, tokenizer), task, records["train"], records["val"]
     )
     check_rhythm(module, arguments)
-    if arguments.resume:
-        check_origin(directory, module)
     if arguments.distill_from:
         module.learn_from(load_pretrained(arguments.distill_from, arguments, family, "--distill_from")[0])
+    if arguments.resume:
+        check_origin(directory, module)
     for split, tokens in (("train", module.train_tokens), ("val", module.val_tokens)):
         print("\n".join(tokens.report(split)), end="\n" if tokens.report(split) else "")
     Run.create(output_dir, **place_of(arguments))

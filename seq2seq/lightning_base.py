@@ -72,8 +72,9 @@ class BaseTransformer(pl.LightningModule):
 
     @cached_property
     def origin(self) -> dict[str, Any]:
-        """What a resumed run must find again, by name: here the base, of which all that stays frozen counts."""
-        return {"base": describe_base(self.base, frozen=True)}
+        """What a resumed run must find again, by name: all of the base that stays frozen, and a teacher."""
+        teacher = {} if self.teacher is None else {"teacher": describe_base(self.teacher)}
+        return {"base": describe_base(self.base, frozen=True), **teacher}
 
     @property
     def batches_an_epoch(self) -> int:

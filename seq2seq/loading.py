@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoTokenizer
 
 from seq2seq.adapters import AdapterTuning
 from seq2seq.arguments import Arguments
-from seq2seq.prefixTuning import PrefixTuning
+from seq2seq.prefix_computed import ids_of_words
+from seq2seq.prefixTuning import DEFAULT_LENGTH, PrefixTuning
 from seq2seq.runs import Run
 from seq2seq.tasks import Task
 from seq2seq.text_forms import TextForm
@@ -58,7 +59,7 @@ def load_base(arguments: Arguments, task: Task, family: Family) -> tuple[PreTrai
     model, tokenizer = load_pretrained(name, arguments, family)
     if arguments.mode in ("prefixtune", "adaptertune") and resolve_precision(arguments.precision) == "bf16":
         model = model.to(dtype=torch.bfloat16)  # type: ignore[call-arg]
-    _check_positions(model, arguments, task, name)
+    _check_positions(model, tokenizer, arguments, task, name)
     _tell_languages(model, tokenizer, task)
     return model, tokenizer
 
@@ -70,7 +71,7 @@ def load_run(run: Run, arguments: Arguments, task: Task, family: Family) -> tupl
     """
     if run.model.is_dir():
         model, tokenizer = load_pretrained(str(run.model), arguments, family)
-        _check_positions(model, arguments, task, str(run.model))
+        _check_positions(model, tokenizer, arguments, task, str(run.model))
         _tell_languages(model, tokenizer, task)
     elif run.prefix.is_file() or run.adapters.is_file():
         model, tokenizer = load_base(arguments, task, family)
@@ -118,7 +119,9 @@ def load_pretrained(
         raise UserError(f"{flag} {name}: {there} ({reason}); give a hub name or a save_pretrained folder") from error
 
 
-def _check_positions(model: PreTrainedModel, arguments: Arguments, task: Task, name: str) -> None:
+def _check_positions(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, arguments: Arguments, task: Task, name: str
+) -> None:
     table = getattr(model.config, "max_position_embeddings", None)
     lengths = {
         "max_source_length": task.max_source_length,
@@ -131,7 +134,7 @@ def _check_positions(model: PreTrainedModel, arguments: Arguments, task: Task, n
             raise UserError(f"--{flag} {length}: {name} has {table} positions; give at most {table}")
     if table is None or model.config.is_encoder_decoder:
         return
-    prefix = (arguments.preseqlen or 5) if arguments.mode in ("prefixtune", "bothtune") else 0
+    prefix = _prefix_length(arguments, tokenizer)
     whole = prefix + task.max_source_length + max(task.max_target_length, task.search.max_length)
     if whole > table:  # a decoder has prefix, source and target in one row
         raise UserError(
@@ -139,6 +142,15 @@ def _check_positions(model: PreTrainedModel, arguments: Arguments, task: Task, n
             f"{' and the prefix' if prefix else ''} a row has up to {whole} tokens, and {name} {table} positions; "
             f"give at most {task.max_source_length - (whole - table)}"
         )
+
+
+def _prefix_length(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> int:
+    """P of the prefix that the options ask for, 0 in a mode without one."""
+    if arguments.mode not in ("prefixtune", "bothtune"):
+        return 0
+    if arguments.preseqlen is not None:
+        return arguments.preseqlen
+    return len(ids_of_words(arguments.lowdata_token, tokenizer)) if arguments.lowdata_token else DEFAULT_LENGTH
 
 
 def _tell_languages(model: PreTrainedModel, tokenizer: Any, task: Task) -> None:

@@ -39,7 +39,13 @@ from seq2seq.prefix_attention import (
     find_sites,
     inject,
 )
-from seq2seq.prefix_computed import as_evaluated, infix_behind_source, key_values_of_vectors, vectors_of_words
+from seq2seq.prefix_computed import (
+    as_evaluated,
+    ids_of_words,
+    infix_behind_source,
+    key_values_of_vectors,
+    vectors_of_words,
+)
 from seq2seq.prefix_files import PrefixFiles
 from seq2seq.prefix_parameters import InputVectors, Parametrisation, SitePrefix, fit
 from seq2seq.prefix_positions import check_positions, positions_behind, shifted_stacks, stacks_to_shift
@@ -165,9 +171,7 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         Returns the mean squared error that the fit leaves. Raises UserError for a text without tokens.
         Source: Li & Liang 2021, section 7.4; the fit is the authors' `lowdata_init_train3`.
         """
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if not ids:
-            raise UserError(f"init_from_text {text!r}: the tokenizer makes no token of it; give a word")
+        ids = ids_of_words(text, tokenizer)
         length = self.preseqlen if self.length_given else len(ids)
         if self.shift_positions:
             check_positions(self.model, length, 1)

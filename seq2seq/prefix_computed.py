@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from seq2seq.prefix_attention import KEYWORD, LivePrefix, Site, enable_prefix, without_checkpoints
 from seq2seq.prefix_positions import check_positions, position_table
+from seq2seq.utils import UserError
 
 KeyValues = dict[nn.Module, tuple[Tensor, Tensor]]
 
@@ -33,6 +34,14 @@ def as_evaluated(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.train(training)
+
+
+def ids_of_words(text: str, tokenizer: Any) -> list[int]:
+    """The tokens that a prefix starts from, without special ones. Raises UserError for a text that has none."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise UserError(f"init_from_text {text!r}: the tokenizer makes no token of it; give a word")
+    return ids
 
 
 def vectors_of_words(model: PreTrainedModel, ids: list[int]) -> dict[str, Tensor]:

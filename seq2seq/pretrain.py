@@ -31,7 +31,7 @@ from seq2seq.pretraining_data import (
 )
 from seq2seq.resuming import check_origin, check_resumable
 from seq2seq.runs import Run
-from seq2seq.training import check_logger, check_rhythm, fit
+from seq2seq.training import check_rhythm, check_tools, fit
 from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def pretrain(arguments: Arguments, family: Family) -> None:
         raise UserError(f"--valid_file {valid_file}: no such file; give a text file, or leave it out")
     output_dir = arguments.output_dir or "runs/pretrain"
     run = Run.check(output_dir, **place_of(arguments))
-    check_logger(arguments)
+    check_tools(arguments)
     if arguments.resume:
         check_resumable(run, arguments)
     model, tokenizer = load_or_create(arguments, family, files, run)

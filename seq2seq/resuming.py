@@ -41,7 +41,7 @@ def check_resumable(run: Run, arguments: Arguments) -> None:
 
 
 def check_origin(run: Run, module: BaseTransformer) -> None:
-    """Raise UserError if the run was started on another base or on other training data than the module's.
+    """Raise UserError if the run was started on another base, on other training data or with another teacher.
 
     A checkpoint that says nothing of them is taken as it is.
     """

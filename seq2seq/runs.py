@@ -258,9 +258,10 @@ class Run:
             return {}
         try:
             metrics = json.loads(self.metrics.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            where = f"{self.metrics}:{error.lineno}"
-            raise UserError(f"{where}: broken JSON ({error.msg}); correct or delete it") from error
+        except (ValueError, RecursionError) as error:  # the second: nested too deeply
+            where = f"{self.metrics}:{getattr(error, 'lineno', 1)}"
+            reason = getattr(error, "msg", error)
+            raise UserError(f"{where}: broken JSON ({reason}); correct or delete it") from error
         if not isinstance(metrics, dict):
             raise UserError(f"{self.metrics}:1: holds no JSON object; correct or delete it")
         return metrics
@@ -295,7 +296,7 @@ class Run:
         for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 if number == len(lines):  # behind the last newline: nothing, or a cut line
                     break
                 raise UserError(f"{path}:{number}: broken JSON line ({error}); delete it or decode again") from error

@@ -16,7 +16,7 @@ from seq2seq.callbacks import Checkpoints, MetricsCsv, RunProgressBar
 from seq2seq.curves import draw_curves, read_rows
 from seq2seq.rhythm import StopAtStep, StopAtTime, StopOnScore, ValidateEverySteps
 from seq2seq.runs import Run
-from seq2seq.utils import UserError, resolve_precision
+from seq2seq.utils import UserError, device, resolve_precision
 
 if TYPE_CHECKING:
     from seq2seq.lightning_base import BaseTransformer
@@ -82,14 +82,18 @@ def fit(module: BaseTransformer, run: Run, arguments: Arguments, monitor: str | 
     run.update_metrics(_speed(run))
 
 
-def check_logger(arguments: Arguments) -> None:
-    """Raise UserError if the package that --logger needs is not installed."""
+def check_tools(arguments: Arguments) -> None:
+    """Raise UserError if the package that --logger needs is not installed, or the compiler that --compile needs."""
     packages = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}.get(arguments.logger, ())
     if packages and not any(find_spec(package) for package in packages):
         raise UserError(
             f"--logger {arguments.logger}: is not installed; type: pip install 'prefixtuning[{arguments.logger}]', or "
             "leave it out"
         )
+    if arguments.compile:
+        from seq2seq.compiling import check_compiler
+
+        check_compiler(device().type)
 
 
 def check_rhythm(module: BaseTransformer, arguments: Arguments) -> None:

@@ -60,7 +60,8 @@ def test_a_compiled_run_has_the_losses_of_an_uncompiled_one(
     assert losses["yes"] == pytest.approx(losses["no"], rel=1e-4)
 
 
-def test_without_a_compiler_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch._inductor.cpp_builder as builder
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -69,11 +70,23 @@ def test_without_a_compiler_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -
 
     check_compiler("cpu")
     monkeypatch.setattr(builder, "get_cpp_compiler", none_found)
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: False)
+
+
+def test_without_a_compiler_there_is_one_line(no_compiler: None) -> None:
     with pytest.raises(UserError, match=r"--compile: no C\+\+ compiler is found; install g\+\+"):
         check_compiler("cpu")
-    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: False)
     with pytest.raises(UserError, match="--compile: triton, which compiles for cuda, is not there"):
         check_compiler("cuda")
+
+
+def test_without_a_compiler_nothing_is_overwritten(small: dict[str, Any], tmp_path: Path, no_compiler: None) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text("mode: prefixtune\n")
+    with pytest.raises(UserError, match=r"--compile: no C\+\+ compiler is found"):
+        start(**small, compile="yes", overwrite="yes", output_dir=run)
+    assert (run / "config.yaml").read_text() == "mode: prefixtune\n"
 
 
 @pytest.mark.parametrize(

@@ -310,6 +310,12 @@ class TestOnSomethingElse:
         with pytest.raises(UserError, match="not the training data that the run was started on"):
             start(**resumed)
 
+    def test_another_teacher_is_refused(self, stopped, tmp_path, tiny_tokenizer):
+        resumed = stopped(distill_from=write_base(tmp_path / "teacher", tiny_tokenizer))
+        write_base(tmp_path / "teacher", tiny_tokenizer, seed=1)
+        with pytest.raises(UserError, match=r"not the teacher that the run was started on \(fingerprint"):
+            start(**resumed)
+
     def test_other_text_to_pretrain_on_is_refused(self, tmp_path):
         text = write_text(tmp_path / "text")
         options = {**PRETRAINING, "data_dir": text, "cache_dir": tmp_path / "cache", "output_dir": tmp_path / "run"}

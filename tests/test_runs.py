@@ -166,6 +166,9 @@ def test_broken_metrics_are_named_with_their_line(run):
     run.metrics.write_text('{"a": 1,\n "b": }')
     with pytest.raises(UserError, match="metrics.json:2: broken JSON"):
         run.update_metrics({"c": 1})
+    run.metrics.write_text("[" * 100_000)
+    with pytest.raises(UserError, match="metrics.json:1: broken JSON"):
+        run.read_metrics()
 
 
 def test_generations_come_back_in_order(run):
@@ -212,6 +215,9 @@ def test_a_broken_line_is_named(run):
     path = run.generations("test")
     whole = path.read_text()
     path.write_text(whole + '{"source": \n' + whole)
+    with pytest.raises(UserError, match=r"generations_test.jsonl:2: broken JSON line"):
+        run.read_generations("test")
+    path.write_text(whole + "[" * 100_000 + "\n" + whole)
     with pytest.raises(UserError, match=r"generations_test.jsonl:2: broken JSON line"):
         run.read_generations("test")
     path.write_text(whole + '{"source": "a"}\n')

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import SENTENCES
 from safetensors.torch import load_file
 from small_runs import start, write_text
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -142,6 +143,13 @@ class TestBases:
         with pytest.raises(UserError, match=f"{said}; give at most 108"):
             start(**given, output_dir=tmp_path / "run")
         start(**{**given, "max_source_length": 108, "max_steps": 1, "n_val": 0}, output_dir=tmp_path / "run")
+
+    def test_a_row_behind_as_many_vectors_as_there_are_words_is_refused(self, small_gpt2, tmp_path):
+        words = AutoTokenizer.from_pretrained(small_gpt2["model_name_or_path"]).tokenize(SENTENCES[0])
+        fits = 128 - 16 - len(words)
+        given = {"preseqlen": None, "lowdata_token": SENTENCES[0], "max_source_length": fits + 1}
+        with pytest.raises(UserError, match=f"a row has up to 129 tokens, .*; give at most {fits}$"):
+            start(**{**small_gpt2, **given}, output_dir=tmp_path / "run")
 
 
 class TestPretraining:
