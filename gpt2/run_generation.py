@@ -32,7 +32,7 @@ from seq2seq.runs import Run, write_atomically
 from seq2seq.tasks import Task
 from seq2seq.text_forms import TextForm
 from seq2seq.training import quiet_libraries
-from seq2seq.utils import UserError, device
+from seq2seq.utils import UserError, device, say_if_slow
 
 CARRIED_RUN = Path(__file__).parent / "carried" / "sample_tables"
 
@@ -44,6 +44,7 @@ def generate(options: GenerationArguments) -> None:
         torch.set_num_threads(options.threads)
     run = Run.open(options.run or CARRIED_RUN, needs=("config.yaml",))
     arguments = as_arguments(options, run)
+    say_if_slow(arguments.precision)
     task = chosen_task(arguments)
     records = None
     if options.input is None:

@@ -33,7 +33,7 @@ from seq2seq.runs import Run
 from seq2seq.tasks import CARRIED, Search, Task, task_for
 from seq2seq.text_forms import CausalForm, Seq2SeqForm, TextForm
 from seq2seq.training import check_rhythm, check_tools, fit, quiet_libraries, restore_best
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, say_if_slow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -179,6 +179,7 @@ def run(arguments: Arguments, family: Family = BART) -> None:
     quiet_libraries()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    say_if_slow(arguments.precision)
     if arguments.mode == "pretrain":
         pretrain(arguments, family)
     elif arguments.do_train:

@@ -51,6 +51,12 @@ def resolve_precision(choice: Literal["auto", "32", "bf16"]) -> Literal["32", "b
     return "bf16" if has_bf16_units() else "32"
 
 
+def say_if_slow(precision: Literal["auto", "32", "bf16"]) -> None:
+    """A line on standard error where bfloat16 is asked for of a device that has no units for it."""
+    if precision == "bf16" and not has_bf16_units():
+        print("--precision bf16: this device has no units for it and is far slower than in 32", file=sys.stderr)
+
+
 def device() -> torch.device:
     """Where to compute: the accelerator that Lightning trains on, else the CPU."""
     import torch

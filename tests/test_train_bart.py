@@ -380,3 +380,12 @@ class TestBf16:
         run = start(**options, output_dir=tmp_path / "r")
         assert run
         assert {tensor.dtype for tensor in load_file(run / "model/model.safetensors").values()} == {torch.float32}
+
+    @pytest.mark.parametrize("units", [True, False])
+    def test_where_it_is_slow_a_line_says_so(self, small, runs, tmp_path, monkeypatch, capsys, units):
+        monkeypatch.setattr("seq2seq.utils.has_bf16_units", lambda: units)
+        options = {**small, "do_train": "no", "prefix_model_path": runs["bf16"], "output_dir": tmp_path / "run"}
+        for precision in ("bf16", "32", "auto"):
+            start(**{**options, "precision": precision, "overwrite": "yes", "n_test": 1})
+            said = "--precision bf16: this device has no units for it" in capsys.readouterr().err
+            assert said == (precision == "bf16" and not units)
