@@ -2,10 +2,13 @@
 
     python benchmarks/quality.py --config configs/e2e_mini.yaml --data_dir DIR --max_steps 1000 --output_dir DIR
 
-Takes the options of train_e2e.py. PEFT's prefix goes through the same Lightning module, so both see the same batches
-in the same order under the same optimiser; what differs is the library that puts the prefix in. PEFT decodes one source
-at a time: beside it, padding has no part in the comparison. A start from words is ours alone: give
-`--lowdata_token null` to compare two random starts.
+Takes the options of train_e2e.py, and --double. PEFT's prefix goes through the same Lightning module, so both see the
+same batches in the same order under the same optimiser; what differs is the library that puts the prefix in. PEFT
+decodes one source at a time: beside it, padding has no part in the comparison.
+
+A start from words is ours alone. With `--lowdata_token null` both start at random, with the same numbers: then both
+compute the same, and on a base without dropout they part by rounding alone, which a thousand steps make visible. With
+--double everything is in float64, and they do not part.
 """
 
 from __future__ import annotations
@@ -25,14 +28,15 @@ from gpt2.trainer_prefix import LanguageModelingModule  # noqa: E402
 from seq2seq import finetune  # noqa: E402
 from seq2seq.arguments import Arguments, recipe_of  # noqa: E402
 from seq2seq.decoding import decode  # noqa: E402
-from seq2seq.loading import load_base  # noqa: E402
+from seq2seq.loading import Family, load_base  # noqa: E402
 from seq2seq.parsing import parse  # noqa: E402
 from seq2seq.report import Report  # noqa: E402
 from seq2seq.runs import Run  # noqa: E402
 from seq2seq.training import fit, quiet_libraries, restore_best  # noqa: E402
-from seq2seq.utils import UserError, command  # noqa: E402
+from seq2seq.utils import UserError, at_least_float32, command  # noqa: E402
 
 OURS, THEIRS = "prefixtuning", "peft"
+DOUBLE = "--double"
 
 
 class PeftModule(LanguageModelingModule):
@@ -49,7 +53,7 @@ class PeftModule(LanguageModelingModule):
             prefix_projection=bool(arguments.mid_dim),
             encoder_hidden_size=arguments.mid_dim or None,
         )
-        self.model = get_peft_model(model, config)
+        self.model = get_peft_model(model, config).to(at_least_float32(model.dtype))
 
     def predictions(self, batch: dict[str, Tensor], model: Any = None) -> tuple[Tensor, Tensor]:
         """Logits (N, V) of the target tokens and these tokens (N,), through PEFT's own forward."""
@@ -59,13 +63,21 @@ class PeftModule(LanguageModelingModule):
         return logits[targets != -100], targets[targets != -100]
 
 
-def train_peft(arguments: Arguments) -> None:
+class InDouble:
+    """transformers' class of GPT-2's family, which loads a base in float64 whatever is asked for."""
+
+    @staticmethod
+    def from_pretrained(name: str, **options: Any) -> Any:
+        return GPT2.auto_class.from_pretrained(name, **{**options, "dtype": torch.float64})
+
+
+def train_peft(arguments: Arguments, family: Family) -> None:
     """Fit PEFT's prefix, decode the test records, write generations and scores as every run does."""
     task = finetune.chosen_task(arguments)
     run = Run.create(str(arguments.output_dir), overwrite=arguments.overwrite)
     run.write_config(recipe_of(arguments))
-    model, tokenizer = load_base(arguments, task, GPT2)
-    form = GPT2.form(arguments, tokenizer)
+    model, tokenizer = load_base(arguments, task, family)
+    form = family.form(arguments, tokenizer)
     train, val, records = (finetune.load_split(task, arguments, split) for split in ("train", "val", "test"))
     module = PeftModule(arguments, model, tokenizer, form, task, train, val)
     fit(module, run, arguments, "val_loss", title=f"PEFT on {task.name}")
@@ -86,19 +98,24 @@ def table(directory: Path, metrics: tuple[str, ...]) -> str:
     return "\n".join(lines)
 
 
-def compare(arguments: Arguments) -> None:
-    """Train and score both, then print the table."""
+def compare(arguments: Arguments, double: bool = False) -> None:
+    """Train and score both, then print the table.
+
+    double: in float64, whatever --precision says.
+    """
     if arguments.mode != "prefixtune" or arguments.n_val:
         raise UserError(
             "quality.py: compares --mode prefixtune with --n_val 0, the checkpoint chosen by validation loss"
         )
     quiet_libraries()
     directory = Path(arguments.output_dir or "runs/quality")
-    arguments = replace(arguments, baselines="none")
-    finetune.run(replace(arguments, output_dir=str(directory / OURS)), GPT2)
-    train_peft(replace(arguments, output_dir=str(directory / THEIRS)))
+    arguments = replace(arguments, baselines="none", precision="32" if double else arguments.precision)
+    family = replace(GPT2, auto_class=InDouble) if double else GPT2
+    finetune.run(replace(arguments, output_dir=str(directory / OURS)), family)
+    train_peft(replace(arguments, output_dir=str(directory / THEIRS)), family)
     print(table(directory, finetune.chosen_task(arguments).metrics))
 
 
 if __name__ == "__main__":
-    sys.exit(command(lambda: compare(parse(None, "quality.py"))))
+    flags = [flag for flag in sys.argv[1:] if flag != DOUBLE]
+    sys.exit(command(lambda: compare(parse(flags, "quality.py"), double=DOUBLE in sys.argv)))

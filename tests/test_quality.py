@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("peft")
 
-from small_runs import flags  # noqa: E402
+from small_runs import flags, write_gpt2_base  # noqa: E402
 
 from benchmarks.quality import compare  # noqa: E402
 from seq2seq.arguments import Arguments  # noqa: E402
@@ -33,6 +33,18 @@ def test_both_are_trained_and_scored_alike(small_gpt2: dict[str, Any], tmp_path:
     assert len(Run(tmp_path / "peft").read_generations("test")) == 5
     shown = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[0] for line in shown[-2:]] == ["| prefixtuning", "| peft"]
+
+
+def test_in_double_both_do_the_same(small_gpt2: dict[str, Any], tiny_tokenizer: Any, tmp_path: Any) -> None:
+    base = write_gpt2_base(tmp_path / "base", tiny_tokenizer, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    options = {**small_gpt2, "model_name_or_path": base, "n_val": 0, "epoch": 4, "learning_rate": 0.3}
+    compare(arguments_of(options, output_dir=tmp_path / "runs"), double=True)
+    ours, theirs = (Run(tmp_path / "runs" / name) for name in ("prefixtuning", "peft"))
+    losses = [[float(row["train_loss"]) for row in read_rows(run.metrics_csv)] for run in (ours, theirs)]
+    assert len(losses[0]) == 20 and sum(losses[0][-5:]) < 0.9 * sum(losses[0][:5])
+    assert losses[0] == losses[1]
+    texts = [[row["generated"] for row in run.read_generations("test")] for run in (ours, theirs)]
+    assert texts[0] == texts[1]
 
 
 def test_low_data_is_the_same_few_records_for_both(small_gpt2: dict[str, Any], tmp_path: Any) -> None:
