@@ -127,7 +127,7 @@ class DataArguments:
     n_train: int | None = None
     """Use only the first n training records, each with all its references."""
     lowdata: int | None = None
-    """Use n training records, each with all its references, drawn at random; a smaller n draws a part of a larger's."""
+    """Use n training pairs (source, reference), drawn at random; a smaller n draws a part of a larger's."""
     lowdata_seed: int = 0
     """Seed of that draw."""
     n_val: int = 100
@@ -303,7 +303,7 @@ class Arguments(
         if self.format_mode == "infix" and self.mode not in ("prefixtune", "bothtune"):
             raise UserError(f"--format_mode infix: --mode {self.mode} has no infix; leave it out, or take prefixtune")
         if self.lowdata and self.n_train:
-            raise UserError("--lowdata draws from all training records; leave --n_train out, or give --n_train null")
+            raise UserError("--lowdata draws from all training pairs; leave --n_train out, or give --n_train null")
         if self.distill_from and self.format_mode not in ("cat", "peek"):
             raise UserError(f"--distill_from: the teacher reads the source; --format_mode {self.format_mode} hides it")
         for name in ("learning_rate", "span_mean", "max_minutes"):

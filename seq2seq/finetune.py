@@ -315,9 +315,9 @@ def load_split(task: Task, arguments: Arguments, split: Any) -> list[Record]:
     for line in records.report():
         print(line)
     if split == "train":
-        some = records.items[: arguments.n_train]
         if arguments.lowdata:
-            some = draw(records.items, arguments.lowdata, arguments.lowdata_seed)
+            return draw(records.items, arguments.lowdata, arguments.lowdata_seed)
+        some = records.items[: arguments.n_train]
         pairs = sum(len(record.references) for record in some)
         if len(some) < len(records.items) and pairs > len(some):
             print(f"train: {len(some):,} of {len(records.items):,} records, {pairs:,} pairs with all their references")

@@ -74,14 +74,19 @@ def first_of_each_part(records: Sequence[Record], count: int) -> list[Record]:
 
 
 def draw(records: Sequence[Record], count: int, seed: int) -> list[Record]:
-    """`count` records at random, in order; with one seed a smaller draw is part of a larger one.
+    """`count` pairs of a source and a reference at random, in order; a source keeps the references drawn with it.
 
-    Raises UserError for more than there are.
+    With one seed a smaller draw is part of a larger one. Raises UserError for more pairs than there are.
+    Source: Li & Liang 2021, section 6.3, whose examples are pairs (lines of the authors' E2E files).
     """
-    if count > len(records):
-        raise UserError(f"--lowdata {count}: there are {len(records)} training records; give at most that")
-    order = random.Random(seed).sample(range(len(records)), len(records))
-    return [records[i] for i in sorted(order[:count])]
+    pairs = [(i, reference) for i, record in enumerate(records) for reference in record.references]
+    if count > len(pairs):
+        raise UserError(f"--lowdata {count}: there are {len(pairs)} training pairs; give at most that")
+    drawn: dict[int, list[str]] = {}
+    for place in sorted(random.Random(seed).sample(range(len(pairs)), len(pairs))[:count]):
+        i, reference = pairs[place]
+        drawn.setdefault(i, []).append(reference)
+    return [records[i]._replace(references=tuple(references)) for i, references in drawn.items()]
 
 
 def load_records(task: Task, data_dir: str | None, split: Split) -> Records:

@@ -83,7 +83,7 @@ class TestFlags:
             (["--objective_mode", "1"], "--objective_mode 1: is for decoders; use train_e2e.py"),
             (["--mode", "finetune", "--format_mode", "nopeek"], "--format_mode nopeek: is for decoders"),
             (["--mode", "finetune", "--format_mode", "infix"], "--format_mode infix: --mode finetune has no infix"),
-            (["--lowdata", "5", "--n_train", "9"], "--lowdata draws from all training records; leave --n_train out"),
+            (["--lowdata", "5", "--n_train", "9"], "--lowdata draws from all training pairs; leave --n_train out"),
             (["--source_lang", "en"], "--source_lang en without --target_lang"),
             (
                 ["--mode", "finetune", "--preseqlen", "9"],

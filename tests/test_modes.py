@@ -198,6 +198,18 @@ class TestLowData:
         draws = [{record.source for record in draw(self.RECORDS, n, seed=3)} for n in (5, 10, 40)]
         assert [len(drawn) for drawn in draws] == [5, 10, 40] and draws[0] < draws[1] < draws[2]
 
+    def test_of_many_references_a_source_keeps_those_that_are_drawn(self):
+        records = [Record(str(i), tuple(f"{i}{letter}" for letter in "abcdef"), part="p") for i in range(8)]
+        whole = [(record.source, reference) for record in records for reference in record.references]
+        for count in (1, 5, 20, 48):
+            drawn = draw(records, count, seed=1)
+            pairs = [(record.source, reference) for record in drawn for reference in record.references]
+            assert len(pairs) == count and pairs == [pair for pair in whole if pair in pairs]
+            assert len({record.source for record in drawn}) == len(drawn) and {r.part for r in drawn} == {"p"}
+        assert drawn == records
+        with pytest.raises(UserError, match="--lowdata 49: there are 48 training pairs; give at most that"):
+            draw(records, 49, seed=1)
+
     def test_other_seeds_draw_others(self):
         assert draw(self.RECORDS, 10, seed=1) != draw(self.RECORDS, 10, seed=2)
 
@@ -214,5 +226,5 @@ class TestLowData:
         directory = start(**{**small, "epoch": 3}, lowdata=8, output_dir=tmp_path / "run")
         assert directory
         assert torch.load(Run(directory).last_checkpoint, weights_only=True)["global_step"] == 6  # 3 · 8 / 4
-        with pytest.raises(UserError, match="--lowdata 21: there are 20 training records; give at most that"):
+        with pytest.raises(UserError, match="--lowdata 21: there are 20 training pairs; give at most that"):
             start(**small, lowdata=21, output_dir=tmp_path / "other")
