@@ -1,9 +1,13 @@
-"""Which options act in which modes. A flag that would do nothing is refused; a recipe may serve many modes."""
+"""Which options act in which modes, and beside which others.
+
+A flag that would do nothing is refused; a recipe may serve many modes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+from seq2seq.arguments import Arguments
 from seq2seq.utils import UserError
 
 OF_THE_PREFIX = ("prefix_mode", "preseqlen", "lowdata_token", "mid_dim", "deep", "sites", "prefix_dropout")
@@ -31,9 +35,29 @@ def acts_in(option: str, mode: str) -> bool:
     return mode in ONLY_IN.get(option, (mode,)) and not (mode == "pretrain" and option in NOT_IN_PRETRAINING)
 
 
-def refuse_without_effect(options: Iterable[str], mode: str) -> None:
-    """Raise UserError for the first of the options, given as flags, that does nothing in a training of this mode."""
+# Options that act only beside another one: whether it is there, and what to say where it is not.
+NEEDS: dict[str, tuple[Callable[[Arguments], bool], str]] = {
+    "deep": (lambda a: a.mid_dim > 0 or not a.deep, "without an MLP; give --mid_dim above 0"),
+    "distill_weight": (lambda a: bool(a.distill_from), "without a teacher; give --distill_from"),
+    "lowdata_seed": (lambda a: bool(a.lowdata), "where nothing is drawn; give --lowdata"),
+    **dict.fromkeys(
+        ("length_penalty", "early_stopping", "length_norm"),
+        (lambda a: a.num_beams != 1, "with one beam; give --num_beams above 1"),
+    ),
+    "early_stopping_patience": (
+        lambda a: a.mode != "pretrain" or bool(a.valid_file) or a.early_stopping_patience < 0,
+        "where nothing is validated; give --valid_file",
+    ),
+}
+
+
+def refuse_without_effect(options: Iterable[str], arguments: Arguments) -> None:
+    """Raise UserError for the first of the options, given as flags, that does nothing in this training."""
+    mode = arguments.mode
     for option in options:
         if not acts_in(option, mode):
             where = f"; it is for --mode {' and '.join(ONLY_IN[option])}" if option in ONLY_IN else ""
             raise UserError(f"--{option}: does nothing in --mode {mode}{where}; leave it out")
+        is_there, why = NEEDS.get(option, (lambda _: True, ""))
+        if not is_there(arguments):
+            raise UserError(f"--{option}: does nothing {why}, or leave it out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from seq2seq.utils import UserError
 DEFAULT_TASKS = {"train_e2e.py": "sample_tables", "quality.py": "sample_tables"}
 BARTS_TASK = "sample"
 FOLDERS_OF_TABLES = "custom_tables"  # what a decoder reads a folder as
+TRAIN_THE_BASE = ("finetune", "finetune-top", "bothtune")
 
 
 def parse(argv: list[str] | None, program: str) -> Arguments:
@@ -27,23 +28,36 @@ def parse(argv: list[str] | None, program: str) -> Arguments:
     Raises UserError for anything that does not parse; exits after --help.
     """
     argv = sys.argv[1:] if argv is None else argv
-    _refuse_authors_habit(argv, program)
-    recipe = _recipe(argv, program)
-    if _words_give_the_length(argv, recipe):
+    flags = flags_of(argv)
+    _refuse_authors_habit(flags, program)
+    recipe = _recipe(flags, program)
+    if _words_give_the_length(flags, recipe):
         argv = [*argv, "--preseqlen", "null"]
     what = "Prefix-tune, fine-tune or pretrain, then decode and score."
     arguments = parse_into(Arguments, argv, program, what, recipe)
-    flags = _flat(argv)
     if arguments.do_train:
-        pairs = zip(flags, [*flags, ""][1:], strict=True)
-        said = [flag[2:].split(".")[0] for flag, value in pairs if flag.startswith("--") and value != "null"]
-        refuse_without_effect(said, arguments.mode)
-    if not arguments.do_train and "--task" in flags:
-        unsaid: dict[str, Any] = {name: None for name in OF_THE_TASK if f"--{name}" not in flags}
+        refuse_without_effect([name for name, value in flags.items() if value != "null"], arguments)
+        _tell_of_a_prefixs_rate(arguments, flags, recipe)
+    if not arguments.do_train and "task" in flags:
+        unsaid: dict[str, Any] = {name: None for name in OF_THE_TASK if name not in flags}
         return replace(arguments, **unsaid)
     if arguments.do_train and not (arguments.task or arguments.data_dir or arguments.source_lang):
         return replace(arguments, task=DEFAULT_TASKS.get(program, BARTS_TASK))
     return arguments
+
+
+def flags_of(argv: Iterable[str]) -> dict[str, str]:
+    """The options that flags give (`--name value`, `--name=value`, `--name.key=value`), and what follows each.
+
+    That is the last flag's value where an option is given twice, and an empty text behind a bare flag.
+    """
+    parts = [part for a in argv for part in (a.split("=", 1) if a.startswith("--") else [a])]
+    pairs = zip(parts, [*parts, ""][1:], strict=True)
+    return {
+        flag[2:].split(".")[0]: "" if value.startswith("--") else value
+        for flag, value in pairs
+        if flag.startswith("--")
+    }
 
 
 Options = TypeVar("Options")
@@ -100,31 +114,41 @@ def _of_the_program(arguments: Arguments, program: str) -> Arguments:
     return arguments
 
 
-def _recipe(argv: list[str], program: str) -> Path | None:
+def _recipe(flags: Mapping[str, str], program: str) -> Path | None:
     """The YAML file whose values are the defaults of this call."""
-    flat = _flat(argv)
-    flags = {flag: value for flag, value in zip(flat, [*flat, ""][1:], strict=True) if flag.startswith("--")}
-    if "--config" in flags:
-        return Path(flags["--config"])
-    if "--prefix_model_path" in flags and flags.get("--do_train", "yes").lower() in ("no", "false"):
-        own = Path(flags["--prefix_model_path"]) / "config.yaml"
+    if "config" in flags:
+        return Path(flags["config"])
+    if "prefix_model_path" in flags and _says_no(flags.get("do_train", "yes")):
+        own = Path(flags["prefix_model_path"]) / "config.yaml"
         return own if own.is_file() else None
-    folders = FOLDERS_OF_TABLES if program in DEFAULT_TASKS and "--source_lang" not in flags else "custom"
-    task = flags.get("--task") or (folders if "--data_dir" in flags else DEFAULT_TASKS.get(program, BARTS_TASK))
-    mode = flags.get("--mode", "prefixtune")
-    candidates = [CONFIGS / f"{task}_{mode}.yaml", CONFIGS / f"{task}.yaml"] if mode != "pretrain" else []
+    folders = FOLDERS_OF_TABLES if program in DEFAULT_TASKS and "source_lang" not in flags else "custom"
+    task = flags.get("task") or (folders if "data_dir" in flags else DEFAULT_TASKS.get(program, BARTS_TASK))
+    mode = flags.get("mode", "prefixtune")
+    names = [f"{task}_{mode}", *([f"{task}_finetune"] if mode in TRAIN_THE_BASE else []), task]
+    candidates = [CONFIGS / f"{name}.yaml" for name in names if mode != "pretrain"]
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _words_give_the_length(argv: list[str], recipe: Path | None) -> bool:
+def _says_no(text: str) -> bool:
+    """Whether a switch's value is one of those that YAML and the parser take for false."""
+    return text.lower() in ("no", "false", "off")
+
+
+def _words_give_the_length(flags: Mapping[str, str], recipe: Path | None) -> bool:
     """Whether --lowdata_token is given here, its length is not, and the recipe's length was meant for another start."""
-    flags = _flat(argv)
-    here = "--lowdata_token" in flags and "--preseqlen" not in flags
+    here = "lowdata_token" in flags and "preseqlen" not in flags
     return here and not (recipe and recipe.is_file() and read_options(recipe).get("lowdata_token"))
 
 
-def _flat(argv: list[str]) -> list[str]:
-    return [part for a in argv for part in (a.split("=", 1) if a.startswith("--") else [a])]
+def _tell_of_a_prefixs_rate(arguments: Arguments, flags: Mapping[str, str], recipe: Path | None) -> None:
+    """A line on standard error where a base is trained by a recipe whose learning rate is meant for a prefix."""
+    a_prefixs = recipe is not None and "config" not in flags and not recipe.stem.endswith("_finetune")
+    if a_prefixs and arguments.mode in TRAIN_THE_BASE and "learning_rate" not in flags:
+        print(
+            f"--mode {arguments.mode}: {recipe} is a prefix's recipe; its learning rate {arguments.learning_rate} may "
+            "be too high for a base, --learning_rate changes it",
+            file=sys.stderr,
+        )
 
 
 def _bare_switches(argv: list[str], kind: Any) -> list[str]:
@@ -134,12 +158,10 @@ def _bare_switches(argv: list[str], kind: Any) -> list[str]:
     return [a + "=true" if a in switches and n.startswith("--") else a for a, n in zip(argv, following, strict=True)]
 
 
-def _refuse_authors_habit(argv: list[str], program: str) -> None:
+def _refuse_authors_habit(flags: Mapping[str, str], program: str) -> None:
     """The authors' code said `--mode TASK --tuning_mode WAY`; ours says `--task TASK --mode WAY`."""
-    flat = _flat(argv)
-    if "--tuning_mode" in flat:
-        value = lambda flag, default: (flat[flat.index(flag) + 1 :] or [default])[0] if flag in flat else default  # noqa: E731
-        task, way = value("--mode", "TASK"), value("--tuning_mode", "prefixtune")
+    if "tuning_mode" in flags:
+        task, way = flags.get("mode") or "TASK", flags["tuning_mode"] or "prefixtune"
         raise UserError(f"--tuning_mode is the authors' flag; type: python {program} --task {task} --mode {way}")
 
 

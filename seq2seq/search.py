@@ -31,13 +31,13 @@ import yaml
 from seq2seq.arguments import Arguments, recipe_of
 from seq2seq.curves import read_rows
 from seq2seq.grid import GridProgress, Launch, do_run, make_folder, state_of
+from seq2seq.parsing import flags_of
 from seq2seq.runs import Run, read_options, write_atomically
 from seq2seq.studies import (
     GridRun,
     arguments_reader,
     check_keys,
     check_options,
-    names_of,
     program_of,
     task_of,
     without_task,
@@ -98,7 +98,7 @@ def read_search(path: Path, commands: Collection[str], flags: Sequence[str] = ()
     program_of(path, content, commands)
     for name in ("options", "trial_options", "space"):
         check_options(path, name, content.get(name, {}))
-    if given := sorted(names_of(flags) & content["space"].keys()):
+    if given := sorted(flags_of(flags).keys() & content["space"].keys()):
         raise UserError(f"--{given[0]}: is searched by {path}; change a copy of the file and give that")
     if not 0 <= content["seed"] < SEEDS:
         raise UserError(f"{path}: seed: {content['seed']}: give a number from 0 to {SEEDS - 1}")
@@ -274,6 +274,6 @@ def _shown(value: Any) -> str:
 def _recipe(search: Search, values: dict[str, Any]) -> str:
     """The options that the search's file, its flags and its best trial name, as YAML."""
     arguments = search.arguments(values, trial=False)
-    names = ["mode", *search.options, *values, *sorted(names_of(search.flags)), "seed"]
+    names = ["mode", *search.options, *values, *sorted(flags_of(search.flags)), "seed"]
     recipe = recipe_of(arguments)
     return yaml.safe_dump({name: recipe[name] for name in dict.fromkeys(names)}, sort_keys=False, allow_unicode=True)

@@ -8,8 +8,7 @@ axes:                                  the grid is their product
   method: {prefix: {...}, all: {...}}  or cells by name, each with its options
 x: preseqlen                           the axis along the plot's x, the others are its lines; default: the first
 log_x: true                            default: false
-seeds: [1, 2, 3]                       one run a cell and seed
-seeded: [seed, lowdata_seed]           options that take the seed; default: seed
+seeds: [1, 2, 3]                       one run a cell and seed, which is its --seed and --lowdata_seed
 metrics: [rougeL, rouge2]              the first is plotted; default: the task's, that of the best checkpoint first
 parts: true                            score the parts of the test split (seen, unseen) apart; default: false
 
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2seq.arguments import ABOUT_THE_CALL, Arguments
-from seq2seq.parsing import reader
+from seq2seq.parsing import flags_of, reader
 from seq2seq.runs import read_options
 from seq2seq.tasks import Task, task_for
 from seq2seq.utils import UserError
@@ -166,11 +165,6 @@ def check_options(path: Path, where: str, names: Iterable[str]) -> None:
             raise UserError(f"{path}: {where}: unknown option {name}; train_bart.py --help lists them")
 
 
-def names_of(flags: Iterable[str]) -> set[str]:
-    """The options that flags (`--name value`, `--name=value`) give."""
-    return {flag[2:].partition("=")[0] for flag in flags if flag.startswith("--")}
-
-
 def program_of(path: Path, content: Mapping[str, Any], commands: Collection[str]) -> str:
     """The command that a file's runs are of."""
     if content["command"] not in commands:
@@ -180,7 +174,7 @@ def program_of(path: Path, content: Mapping[str, Any], commands: Collection[str]
 
 def without_task(options: Mapping[str, Any], flags: Sequence[str]) -> dict[str, Any]:
     """The options without their task where the flags give other data and no task, as in the training commands."""
-    replaced = "data_dir" in names_of(flags) and "task" not in names_of(flags)
+    replaced = "data_dir" in flags_of(flags) and "task" not in flags_of(flags)
     return {name: value for name, value in options.items() if not (replaced and name == "task")}
 
 
@@ -189,7 +183,7 @@ def arguments_reader(path: Path, program: str, flags: Sequence[str]) -> Callable
 
     No task's recipe lies beneath: what neither says has its default. Raises UserError that names the file.
     """
-    for name in names_of(flags):
+    for name in flags_of(flags):
         if name in OF_THE_RUNNER or name not in OPTIONS:
             what = "is set for each run" if name in OF_THE_RUNNER else "no such option"
             raise UserError(f"--{name}: {what}; {program} --help lists the options that a study's runs can share")
@@ -197,7 +191,7 @@ def arguments_reader(path: Path, program: str, flags: Sequence[str]) -> Callable
     read(list(flags))  # a mistake in a flag is the command line's, not the file's
 
     def make(options: Mapping[str, Any], where: str) -> Arguments:
-        given = {name: value for name, value in options.items() if name not in names_of(flags)}
+        given = {name: value for name, value in options.items() if name not in flags_of(flags)}
         shown = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
         try:
             arguments = read([*(f"--{name}={value}" for name, value in shown.items()), *flags])
@@ -247,7 +241,7 @@ def _refuse_twice(path: Path, axes: Mapping[str, Sequence[Level]], flags: Sequen
         if both := sorted(sets[one] & sets[other]):
             raise UserError(f"{path}: axes: {one} and {other} both set {both[0]}; leave it to one of them")
     for axis, names in sets.items():
-        if given := sorted(names & names_of(flags)):
+        if given := sorted(names & flags_of(flags).keys()):
             raise UserError(
                 f"--{given[0]}: is set by the axis {axis} of {path}; change a copy of the file, and give it"
             )

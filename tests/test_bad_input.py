@@ -90,6 +90,14 @@ class TestFlags:
                 "--preseqlen: does nothing in --mode finetune; it is for --mode ",
             ),
             (["--mode=adaptertune", "--top_layers=7"], "--top_layers: does nothing in --mode adaptertune"),
+            (["--deep", "--mid_dim", "0"], "--deep: does nothing without an MLP; give --mid_dim above 0"),
+            (["--distill_weight", "0.5"], "--distill_weight: does nothing without a teacher; give --distill_from"),
+            (["--lowdata_seed", "3"], "--lowdata_seed: does nothing where nothing is drawn; give --lowdata"),
+            (["--num_beams=1", "--length_penalty=2"], "--length_penalty: does nothing with one beam; give --num_beams"),
+            (
+                ["--mode", "pretrain", "--data_dir", "texts", "--early_stopping_patience", "2"],
+                "--early_stopping_patience: does nothing where nothing is validated; give --valid_file",
+            ),
             (["--mode=prefixtune", "--base_config.d_model=8"], "--base_config: does nothing in --mode prefixtune"),
             (
                 ["--mode=pretrain", "--data_dir=d", "--task=xsum"],

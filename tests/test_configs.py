@@ -100,11 +100,15 @@ class TestTheRecipeOfACall:
             (("--data_dir", "mine"), "custom"),
             (("--data_dir", "mine", "--mode", "finetune"), "custom_finetune"),
             (("--data_dir", "mine", "--task", "xsum"), "xsum"),
+            (("--mode", "bothtune"), "sample_finetune"),
+            (("--mode", "finetune-top"), "sample_finetune"),
+            (("--mode", "adaptertune"), "sample"),
         ],
     )
     def test_is_picked_by_task_and_mode(self, argv, recipe):
         options = yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text())
         taken = recipe_of(arguments(*argv))
+        options = {**options, "mode": taken["mode"]}
         assert {name: taken[name] for name in options} == {
             name: float(value) if isinstance(taken[name], float) else value for name, value in options.items()
         }
@@ -128,8 +132,9 @@ class TestTheRecipeOfACall:
         run = tmp_path / "a=b"
         run.mkdir()
         (run / "config.yaml").write_text("task: cnn_dm\nnum_beams: 3\n")
-        taken = arguments("--do_train", "no", "--prefix_model_path", str(run))
-        assert (taken.task, taken.num_beams, taken.do_train) == ("cnn_dm", 3, False)
+        for no in ("no", "No", "false", "off"):
+            taken = arguments("--do_train", no, "--prefix_model_path", str(run))
+            assert (taken.task, taken.num_beams, taken.do_train) == ("cnn_dm", 3, False)
 
     @pytest.mark.parametrize(
         "word, value", [("", True), ("yes", True), ("true", True), ("no", False), ("false", False)]
@@ -218,3 +223,13 @@ class TestHelp:
             assert f"--{name}" in text
         assert "Prefix length P in virtual tokens per site" in text
         assert "hub name or `save_pretrained` folder; default: the carried bart-mini" in text
+
+
+def test_a_base_trained_at_a_prefixs_learning_rate_is_told_of(capsys):
+    told = "dart.yaml is a prefix's recipe; its learning rate 5e-05 may be too high for a base"
+    for mode, tells in {"finetune": True, "bothtune": True, "adaptertune": False, "prefixtune": False}.items():
+        decoders("--task", "dart", "--mode", mode)
+        assert (told in capsys.readouterr().err) == tells
+    decoders("--task", "dart", "--mode", "finetune", "--learning_rate", "1e-5")
+    decoders("--mode", "finetune")  # has a recipe of its own
+    assert not capsys.readouterr().err
