@@ -1,8 +1,7 @@
-"""Lightning callbacks of a run: progress line, per-step table, curves, checkpoints, early stopping."""
+"""Lightning callbacks of a run: progress line, per-step table, checkpoints."""
 
 import math
 import os
-import resource
 import sys
 import time
 from collections import deque
@@ -20,12 +19,6 @@ from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-
-def peak_memory_bytes() -> int:
-    """Return the largest resident memory that this process has had so far, in bytes (getrusage; Linux and macOS)."""
-    kilobyte = 1 if sys.platform == "darwin" else 1024  # Linux counts in kilobytes, macOS in bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
 
 
 def total_steps(trainer: pl.Trainer, max_steps: int) -> float:
@@ -292,6 +285,7 @@ class Checkpoints(Checkpoint):
     Random states are not kept: the module draws each step's randomness from its place in the training.
     `every_n_steps=0` saves at epoch ends only, `monitor=None` keeps no best. A best score of an earlier
     start that was measured by something else than `measured_by` does not count.
+    A score that is not finite is never the best; a line says so at the end where no score was.
     Raises UserError if a validation has not logged `monitor`.
     """
 
@@ -355,6 +349,12 @@ class Checkpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if at_epoch_end(trainer) or trainer.global_step != self._saved_step:
             self._save(trainer, self.last)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.monitor is not None and self.best_step is None and trainer.global_step:
+            print(
+                f"no validation gave a finite {self.monitor}: the last weights are kept, not the best", file=sys.stderr
+            )
 
     def _keep_best(self, trainer: pl.Trainer, monitor: str) -> None:
         if monitor not in trainer.callback_metrics:

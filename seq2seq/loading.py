@@ -16,7 +16,7 @@ from seq2seq.arguments import Arguments
 from seq2seq.prefix_computed import ids_of_words
 from seq2seq.prefixTuning import DEFAULT_LENGTH, PrefixTuning
 from seq2seq.runs import Run
-from seq2seq.tasks import Task
+from seq2seq.tasks import CARRIED, Task
 from seq2seq.text_forms import TextForm
 from seq2seq.utils import UserError, resolve_precision
 
@@ -45,6 +45,17 @@ class Family:
     """(arguments, tokenizer) -> how texts stand in the model's input."""
     objective: Any
     """What --mode pretrain trains on (`pretrain.Objective`)."""
+
+
+CARRIED_BASES = {
+    "bart-mini": CARRIED / "bart-mini",
+    "gpt2-mini": CARRIED.parent.parent / "gpt2" / "carried" / "gpt2-mini",
+}
+
+
+def place_of_base(name: str) -> str:
+    """The folder of a base that the packages carry, `bart-mini` or `gpt2-mini`; any other name as it is."""
+    return str(CARRIED_BASES[name]) if name in CARRIED_BASES and not Path(name).exists() else name
 
 
 def load_base(arguments: Arguments, task: Task, family: Family) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -90,10 +101,11 @@ def load_run(run: Run, arguments: Arguments, task: Task, family: Family) -> tupl
 def load_pretrained(
     name: str, arguments: Arguments, family: Family, flag: str = "--model_name_or_path"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A base in float32 and its tokenizer, by hub name or folder; `flag` is where the name comes from.
+    """A base in float32 and its tokenizer, by hub name, folder or a carried base's name; `flag` is where it comes from.
 
     Raises UserError for a model that is not there, cannot be read or is of the other family.
     """
+    name = place_of_base(name)
     try:
         config = AutoConfig.from_pretrained(name)
         if config.is_encoder_decoder != family.is_encoder_decoder:
@@ -110,11 +122,9 @@ def load_pretrained(
             tokenizer.pad_token = tokenizer.eos_token  # GPT-2 has none; its attention mask tells padding apart
         return model, tokenizer
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        there = (
-            "a folder without a model that transformers can read"
-            if Path(name).is_dir()
-            else "not found here or on the hub"
-        )
+        there = "not found here or on the hub" if isinstance(error, OSError) else "cannot be loaded"
+        if Path(name).is_dir() and not isinstance(error, RuntimeError):
+            there = "a folder without a model that transformers can read"
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{flag} {name}: {there} ({reason}); give a hub name or a save_pretrained folder") from error
 

@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoTokenizer, BartConfig, BartForConditiona
 from seq2seq.arguments import Arguments, place_of, recipe_of
 from seq2seq.data import fingerprint
 from seq2seq.lightning_base import BaseTransformer
-from seq2seq.loading import Family, load_pretrained
+from seq2seq.loading import Family, load_pretrained, place_of_base
 from seq2seq.pretraining_data import (
     UNIT,
     Denoiser,
@@ -193,7 +193,7 @@ def load_or_create(arguments: Arguments, family: Family, files: list[Path], run:
 def _start_embeddings(model: Any, name: str) -> None:
     """Give a new base another model's token embeddings; a trained table is the slowest part to learn anew."""
     try:
-        table = AutoModel.from_pretrained(name, dtype=torch.float32).get_input_embeddings().weight
+        table = AutoModel.from_pretrained(place_of_base(name), dtype=torch.float32).get_input_embeddings().weight
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"--embeddings_from {name}: no model that can be read ({reason})") from error
@@ -216,7 +216,7 @@ def _check_family(config: Any, objective: type[Objective], where: str) -> None:
 
 def _load_tokenizer(name: str) -> Any:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(place_of_base(name))
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"--tokenizer_name_or_path {name}: no tokenizer that can be read ({reason})") from error

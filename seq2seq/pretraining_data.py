@@ -14,6 +14,8 @@ import gzip
 import hashlib
 import json
 import lzma
+import re
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -31,18 +33,27 @@ if TYPE_CHECKING:
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]  # ids 0..3 as in facebook/bart-*; <mask> comes last
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS) + 1
+LEFT_OUT = {"valid", "validation", "val", "dev", "test", "heldout", "licence", "license"}
 UNIT = 512  # tokens; the packed array is shuffled in units of this length
 
 
 def text_files(data_dir: str | Path) -> list[Path]:
-    """All `*.txt(.gz|.xz)` of a folder, sorted; held-out `*valid*` and `*test*` files are left out."""
+    """All `*.txt(.gz|.xz)` of a folder, sorted, without held-out ones and licences; says which were left out.
+
+    Those are files with such a word (LEFT_OUT) between the dots, dashes, underscores and blanks of their names.
+    Raises UserError for a folder that is not there or holds no text.
+    """
     folder = Path(data_dir)
     if not folder.is_dir():
         raise UserError(
             f"--data_dir {folder}: no such directory; pretraining reads *.txt, *.txt.gz or *.txt.xz from it"
         )
     files = sorted(p for p in folder.iterdir() if p.name.endswith((".txt", ".txt.gz", ".txt.xz")))
-    files = [p for p in files if not any(word in p.name.lower() for word in ("valid", "test", "licence", "license"))]
+    left_out = [p for p in files if LEFT_OUT & set(re.split(r"[._\-\s]+", p.name.lower()))]
+    if left_out:
+        names = ", ".join(p.name for p in left_out)
+        print(f"--data_dir {folder}: not trained on, by their names held out or licences: {names}", file=sys.stderr)
+    files = [p for p in files if p not in left_out]
     if not files:
         raise UserError(f"--data_dir {folder}: holds no *.txt, *.txt.gz or *.txt.xz to pretrain on")
     if others := [p.name for p in files if not p.is_file()]:

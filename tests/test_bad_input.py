@@ -218,6 +218,14 @@ class TestBase:
         said = with_base("nobody/nothing")
         assert said.startswith("--model_name_or_path nobody/nothing: not found here or on the hub")
 
+    def test_that_is_there_but_too_large_to_load(self, with_base, monkeypatch):
+        def fails(name: str, **_: Any) -> None:
+            raise RuntimeError("not enough memory:\n tried to allocate 9 bytes")
+
+        monkeypatch.setattr("transformers.AutoModelForSeq2SeqLM.from_pretrained", fails)
+        said = with_base("bart-mini")
+        assert "/bart-mini: cannot be loaded (not enough memory: tried to allocate 9 bytes)" in said
+
     def test_folder_without_a_model(self, with_base, tmp_path):
         (tmp_path / "empty").mkdir()
         assert "/empty: a folder without a model that transformers can read" in with_base(tmp_path / "empty")

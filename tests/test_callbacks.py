@@ -11,7 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from seq2seq.callbacks import Checkpoints, MetricsCsv, RunProgressBar, peak_memory_bytes
+from seq2seq.callbacks import Checkpoints, MetricsCsv, RunProgressBar
 from seq2seq.curves import read_rows
 from seq2seq.rhythm import StopAtStep, StopAtTime, StopOnScore, ValidateEverySteps
 from seq2seq.utils import UserError
@@ -346,6 +346,13 @@ def test_lower_is_better_in_mode_min_and_nan_is_never_best(tmp_path):
     assert (keeper.best_score, keeper.best_step) == (2.0, 10)
 
 
+def test_where_no_score_is_finite_a_line_says_that_the_last_weights_are_kept(tmp_path, capsys):
+    for scores, says in (((float("nan"),) * 3, True), ((float("nan"), 2.0, 3.0), False)):
+        fit(Line(scores=scores), [Checkpoints(tmp_path / str(says), every_n_steps=0, monitor="val_rougeL")])
+        said = "no validation gave a finite val_rougeL: the last weights are kept" in capsys.readouterr().err
+        assert said == says == (not (tmp_path / str(says) / "best.ckpt").exists())
+
+
 def test_without_a_monitor_no_best_is_kept(tmp_path):
     fit(Line(), [Checkpoints(tmp_path, every_n_steps=0)])
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
@@ -492,10 +499,3 @@ def test_the_time_left_ends_with_the_time_allowed():
     stream = io.StringIO()
     fit(Line(), [RunProgressBar(interval=0.0, stream=stream)], max_epochs=-1, max_time={"seconds": 0.2})
     assert "step 1 ·" in stream.getvalue() and "0:00:00 left" in stream.getvalue()
-
-
-# ---- memory -------------------------------------------------------------------------------------------
-
-
-def test_peak_memory_is_in_bytes():
-    assert 50e6 < peak_memory_bytes() < 1e12

@@ -87,10 +87,18 @@ class TestFiles:
         (path,) = text_files(tmp_path)
         assert list(read_documents(path)) == self.DOCUMENTS
 
-    def test_held_out_files_and_licences_are_left_out(self, tmp_path):
+    def test_held_out_files_and_licences_are_left_out_and_named(self, tmp_path, capsys):
         for name in ("b.txt", "a.txt", "a_valid.txt", "test.txt.gz", "LICENSE.txt", "notes.md"):
             (tmp_path / name).write_text("x")
         assert [path.name for path in text_files(tmp_path)] == ["a.txt", "b.txt"]
+        assert capsys.readouterr().err.endswith("licences: LICENSE.txt, a_valid.txt, test.txt.gz\n")
+
+    def test_a_word_within_a_word_leaves_nothing_out(self, tmp_path, capsys):
+        names = ["contest.txt", "invalid.txt", "latest_news.txt", "values.txt"]
+        for name in names:
+            (tmp_path / name).write_text("x")
+        assert [path.name for path in text_files(tmp_path)] == names
+        assert not capsys.readouterr().err
 
     @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.xz"])
     def test_what_is_not_utf8_or_not_whole_is_named(self, tmp_path, name):

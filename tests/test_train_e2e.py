@@ -21,7 +21,7 @@ from gpt2.run_language_modeling import GPT2, run
 from gpt2.trainer_prefix import LanguageModelingModule
 from seq2seq.curves import read_rows
 from seq2seq.finetune import BART, chosen_task
-from seq2seq.loading import load_pretrained
+from seq2seq.loading import load_pretrained, place_of_base
 from seq2seq.parsing import parse
 from seq2seq.records import Record
 from seq2seq.runs import Run
@@ -136,6 +136,14 @@ class TestBases:
         tokenizer.save_pretrained(tmp_path)
         _, loaded = load_pretrained(str(tmp_path), parse([], "train_e2e.py"), GPT2)
         assert loaded.pad_token == "<|endoftext|>"
+
+    def test_a_carried_base_goes_by_its_name_from_anywhere(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert Path(place_of_base("gpt2-mini")) == GPT2.carried_base
+        assert Path(place_of_base("bart-mini")) == BART.carried_base
+        assert place_of_base("gpt2-medium") == "gpt2-medium"
+        (tmp_path / "gpt2-mini").mkdir()  # one's own of that name comes first, as everywhere
+        assert place_of_base("gpt2-mini") == "gpt2-mini"
 
     def test_a_row_that_does_not_fit_is_refused_at_once(self, small_gpt2, tmp_path):
         given = {**small_gpt2, "max_source_length": 110, "preseqlen": 4}
