@@ -66,7 +66,7 @@ class InputArguments:
 
 @dataclass
 class PrefixArguments:
-    """The prefix (SPEC of Li & Liang 2021, sections 4.2 and 4.3)."""
+    """The prefix (Li & Liang 2021, sections 4.2 and 4.3)."""
 
     prefix_mode: Literal["activation", "embedding"] = "activation"
     """What is learned: keys and values, or input vectors of which the frozen base makes them."""
@@ -121,7 +121,8 @@ class DataArguments:
     val_max_target_length: int | None = None
     """Longest validation target and generation, tokens."""
     test_max_target_length: int | None = None
-    """Longest test target, tokens; a generation's length is --max_length."""
+    """Longest test target, tokens, by which test records are put in batches; scores see references whole, and
+    a generation's length is --max_length."""
     bsz: int = 16
     """Examples per training batch."""
     n_train: int | None = None
@@ -139,7 +140,7 @@ class MachineArguments:
     """How this machine computes."""
 
     precision: Literal["auto", "32", "bf16"] = "auto"
-    """bf16: frozen weights in bfloat16, prefix and optimiser in float32; auto: bf16 where there are units for it."""
+    """bf16: frozen weights in bfloat16, what is trained in float32 (a trained base: mixed); auto: bf16 where there are units for it."""
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     """Attention of the base model."""
     threads: int | None = None
@@ -150,7 +151,7 @@ class MachineArguments:
 
 @dataclass
 class OptimisationArguments:
-    """AdamW with warm-up and decay (SPEC of the authors' recipes)."""
+    """AdamW with warm-up and decay (the authors' recipes)."""
 
     learning_rate: float = 5e-5
     """Peak learning rate; 5e-5 is the paper's for its large bases."""
@@ -197,7 +198,7 @@ class ValidationArguments:
     save_every_steps: int = 200
     """Write checkpoints/last.ckpt every n optimiser steps (and at each validation)."""
     best_metric: str | None = None
-    """Score that chooses best.ckpt and stops early; default: the task's; `loss` = validation loss."""
+    """Score that chooses best.ckpt and stops early; default: the task's, or with --n_val 0 the loss; `loss` = validation loss."""
     early_stopping_patience: int = -1
     """Validations without a better --best_metric before training stops; -1 = never."""
     eval_num_beams: int = 1
@@ -343,7 +344,9 @@ OF_THE_TASK = (
 
 def recipe_of(arguments: Arguments) -> dict[str, Any]:
     """What a run's config.yaml keeps: all that decides its result, not how this call was made."""
-    return {name: value for name, value in asdict(arguments).items() if name not in ABOUT_THE_CALL}
+    kept = {name: value for name, value in asdict(arguments).items() if name not in ABOUT_THE_CALL}
+    started = {"prefix_model_path": arguments.prefix_model_path} if arguments.do_train else {}
+    return {**kept, **{name: value for name, value in started.items() if value}}
 
 
 def inputs_of(arguments: Arguments) -> dict[str, str | None]:

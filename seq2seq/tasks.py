@@ -123,7 +123,7 @@ XSUM = Task(
     hub="EdinburghNLP/xsum",
     source_field="document",
     target_field="summary",
-    # the paper's recipe; test targets are cut later than training targets, so that scores see them whole
+    # the paper's recipe; scores see references whole, whatever these say
     max_source_length=1024,
     max_target_length=60,
     val_max_target_length=60,

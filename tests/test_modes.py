@@ -142,6 +142,8 @@ class TestStarts:
         first = start(**{**family, "mid_dim": 0, "max_steps": 2}, output_dir=tmp_path / "first")
         options = {**family, "mid_dim": 0, "learning_rate": 1e-12, "max_steps": 1, "n_val": 0}
         start(**options, prefix_model_path=first, output_dir=tmp_path / "second")
+        assert Run(tmp_path / "second").read_config()["prefix_model_path"] == str(first)
+        assert "prefix_model_path" not in Run(first).read_config()
         kept = [load_file(tmp_path / name / PREFIX) for name in ("first", "second")]
         assert kept[0].keys() == kept[1].keys()
         assert all(torch.allclose(kept[0][name], kept[1][name], atol=1e-6) for name in kept[0])
