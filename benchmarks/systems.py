@@ -26,10 +26,11 @@ from torch import Tensor
 from benchmarks.adapters_peer import AdaptersWorker
 from benchmarks.shapes import DTYPES, Setting, base_model, inputs_of, search_options, step_of, stock_loss
 from seq2seq.generation import generate
-from seq2seq.lightning_base import decoder_inputs
-from seq2seq.losses import logits_at, next_tokens, target_loss, target_positions
+from seq2seq.lightning_base import predictions
+from seq2seq.losses import next_tokens, target_loss
+from seq2seq.padding import holds_padding
 from seq2seq.prefixTuning import PrefixTuning
-from seq2seq.unpadded import real_tokens, unpadded
+from seq2seq.unpadded import real_tokens
 
 WARM_UP_TOKENS = 2
 ADAPTERS = "adapters"
@@ -104,18 +105,11 @@ def train_systems(setting: Setting, model: Any, names: Iterable[str]) -> dict[st
 
 def loss_on_targets(prefix: Any, batch: dict[str, Tensor]) -> Tensor:
     """The loss as the project's Lightning modules compute it."""
-    rest = {name: value for name, value in batch.items() if name != "labels"}
-    targets = batch["labels"]
-    if prefix.config.is_encoder_decoder:
-        rest["decoder_input_ids"] = decoder_inputs(prefix.model, targets)
-    else:
-        targets = next_tokens(targets)
-    positions = target_positions(targets)
-    base = prefix.model
-    real = real_tokens(batch["attention_mask"])
-    with unpadded(base, batch["input_ids"], real) as places, logits_at(base, places(positions)):
-        logits = prefix(**rest, use_cache=False).logits.flatten(0, 1)
-    return target_loss(logits, targets.flatten()[positions])
+    decoder = not prefix.config.is_encoder_decoder
+    real = real_tokens(batch["attention_mask"]) if decoder else None
+    known = {"padded": holds_padding(batch), **({} if real is None else {"real_tokens": real})}
+    targets = next_tokens(batch["labels"]) if decoder else batch["labels"]
+    return target_loss(*predictions(prefix, {**batch, **known}, targets))
 
 
 def peft_model(setting: Setting, model: Any, mid_dim: int) -> Any:

@@ -9,7 +9,6 @@ import argparse
 import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 if __package__ in (None, ""):  # run as a file, also from inside its own folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -18,23 +17,16 @@ from gpt2 import train_e2e
 from seq2seq import train_bart
 from seq2seq.arguments import CONFIGS
 from seq2seq.runs import read_options
-from seq2seq.utils import UserError, command
+from seq2seq.utils import OneLineParser, UserError, command
 
 STUDIES = CONFIGS / "experiments"
 PROGRAMS = {"train_bart": Path(str(train_bart.__file__)), "train_e2e": Path(str(train_e2e.__file__))}
 GO_ON = "interrupted; the same command goes on where it was"
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose mistakes are UserErrors."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; see --help")
-
-
-def parser_of(program: str, name: str, what: str) -> Parser:
+def parser_of(program: str, name: str, what: str) -> OneLineParser:
     """A command that takes a YAML file by name, and any option of the training commands for its runs."""
-    parser = Parser(
+    parser = OneLineParser(
         prog=program,
         usage=f"{program} [{name.upper()}] [--output_dir DIR] [other flags]",
         description=f"{what} {name.upper()} is its name in configs/, or the path of a .yaml file.",
@@ -45,7 +37,7 @@ def parser_of(program: str, name: str, what: str) -> Parser:
     return parser
 
 
-def parse(parser: Parser, argv: list[str]) -> tuple[str | None, argparse.Namespace, list[str]]:
+def parse(parser: OneLineParser, argv: list[str]) -> tuple[str | None, argparse.Namespace, list[str]]:
     """(name, own flags, flags of the runs); the name, if there is one, comes first.
 
     It is no positional argument: argparse would take the value of a flag that it does not know for it.

@@ -90,9 +90,7 @@ def family_of(run: Run) -> Family:
     of_a_base = run.model / "config.json"
     path = next((p for p in (run.prefix_config, run.adapters_config, of_a_base) if p.is_file()), None)
     if path is None:
-        raise UserError(
-            f"{run.directory}: holds neither prefix.safetensors nor model/; let the run finish with --resume"
-        )
+        raise run.unfinished()
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         kind = CONFIG_MAPPING[(config if path == of_a_base else config["base"])["model_type"]]
@@ -159,14 +157,8 @@ def write_outputs(path: Path, records: list[Record], decoded: list[str]) -> None
     """Texts a line, or for .jsonl records with source, references and generated; written as a whole."""
     lines: Iterable[str] = map(in_a_line, decoded)
     if path.suffix == ".jsonl":
-        lines = (
-            json.dumps(
-                {"source": r.source, "references": list(r.references), "generated": text}
-                | ({"part": r.part} if r.part else {}),
-                ensure_ascii=False,
-            )
-            for r, text in zip(records, decoded, strict=True)
-        )
+        pairs = zip(records, decoded, strict=True)
+        lines = (json.dumps(record.with_text(text), ensure_ascii=False) for record, text in pairs)
     write_atomically(path, "".join(f"{line}\n" for line in lines))
 
 

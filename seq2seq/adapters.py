@@ -27,6 +27,7 @@ from seq2seq.losses import WantedLoss
 from seq2seq.prefix_attention import checkpoint_in_eval_mode
 from seq2seq.prefix_config import checked_options
 from seq2seq.prefix_files import read_config, read_original, read_weights, write_files
+from seq2seq.stacks import layers_of, stacks_of
 from seq2seq.utils import UserError, at_least_float32, by_name
 from seq2seq.wrapped_model import WrappedModel, refuse_wrapped
 
@@ -210,12 +211,9 @@ class _Behind:
 
 def _stacks(model: PreTrainedModel) -> dict[str, tuple[list[nn.Module], int]]:
     """The layers of each stack, and the width of their output."""
-    stacks: dict[str, Any] = {"decoder": model.base_model}
-    if model.config.is_encoder_decoder:
-        stacks = {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
     found = {}
-    for name, stack in stacks.items():
-        layers = list(getattr(stack, "h", None) or getattr(stack, "layers", None) or [])
+    for name, stack in stacks_of(model).items():
+        layers = layers_of(stack)
         if not all(any(hasattr(x, a) for a in ATTENTIONS) and any(hasattr(x, m) for m in MLPS) for x in layers):
             layers = []
         if not layers:

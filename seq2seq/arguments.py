@@ -16,6 +16,7 @@ from seq2seq.utils import UserError
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 LARGEST_SEED = 2**63 - 1  # torch's
 LONGEST = 10**9  # minutes, 19 centuries; a timedelta holds some more
+PREFIX_MODES = ("prefixtune", "bothtune")
 ABOUT_THE_CALL = ("resume", "overwrite", "do_train", "prefix_model_path", "output_dir", "progress")
 INPUTS = (
     *("model_name_or_path", "distill_from", "tokenizer_name_or_path", "embeddings_from", "prefix_model_path"),
@@ -140,7 +141,7 @@ class MachineArguments:
     """How this machine computes."""
 
     precision: Literal["auto", "32", "bf16"] = "auto"
-    """bf16: frozen weights in bfloat16, what is trained in float32 (a trained base: mixed); auto: bf16 where there are units for it."""
+    """bf16: frozen weights in bfloat16, what is trained in float32 (a base: mixed); auto: where units for it are."""
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     """Attention of the base model."""
     threads: int | None = None
@@ -198,7 +199,7 @@ class ValidationArguments:
     save_every_steps: int = 200
     """Write checkpoints/last.ckpt every n optimiser steps (and at each validation)."""
     best_metric: str | None = None
-    """Score that chooses best.ckpt and stops early; default: the task's, or with --n_val 0 the loss; `loss` = validation loss."""
+    """Score that chooses best.ckpt and stops early; default: the task's (--n_val 0: `loss`, that of validation)."""
     early_stopping_patience: int = -1
     """Validations without a better --best_metric before training stops; -1 = never."""
     eval_num_beams: int = 1
@@ -301,7 +302,7 @@ class Arguments(
                 raise UserError(f"--{name} {getattr(self, name)}: is a share, at least 0 and below 1")
         if not 0.0 < self.distill_weight <= 1.0:
             raise UserError(f"--distill_weight {self.distill_weight}: is a share, above 0 and at most 1")
-        if self.format_mode == "infix" and self.mode not in ("prefixtune", "bothtune"):
+        if self.format_mode == "infix" and self.mode not in PREFIX_MODES:
             raise UserError(f"--format_mode infix: --mode {self.mode} has no infix; leave it out, or take prefixtune")
         if self.lowdata and self.n_train:
             raise UserError("--lowdata draws from all training pairs; leave --n_train out, or give --n_train null")
@@ -319,7 +320,7 @@ class Arguments(
             raise UserError(f"--compile: does not go with {other}; leave one of them out")
         if not self.do_train and not self.prefix_model_path:
             raise UserError("--do_train no: say which run to decode with --prefix_model_path RUN")
-        if self.do_train and self.prefix_model_path and self.mode not in ("prefixtune", "bothtune"):
+        if self.do_train and self.prefix_model_path and self.mode not in PREFIX_MODES:
             raise UserError(f"--prefix_model_path: --mode {self.mode} has no prefix to start; leave it out")
         if self.lowdata_token and self.prefix_model_path and self.do_train:
             raise UserError("--lowdata_token and --prefix_model_path both start the prefix; give one of them")

@@ -13,9 +13,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar, Timer
 
 from seq2seq.curves import read_rows
-from seq2seq.rhythm import at_epoch_end, changes, made_step
+from seq2seq.rhythm import at_epoch_end, made_step
 from seq2seq.runs import write_atomically
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, changes
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from seq2seq.arguments import Arguments
+from seq2seq.arguments import PREFIX_MODES, Arguments
 from seq2seq.utils import UserError
 
 OF_THE_PREFIX = ("prefix_mode", "preseqlen", "lowdata_token", "mid_dim", "deep", "sites", "prefix_dropout")
@@ -16,7 +16,7 @@ OF_PRETRAINING = (
     *("mask_ratio", "span_mean", "permute_sentences", "text_to_text_share", "start_copying", "valid_file"),
 )
 ONLY_IN = {
-    **dict.fromkeys(OF_THE_PREFIX, ("prefixtune", "bothtune")),
+    **dict.fromkeys(OF_THE_PREFIX, PREFIX_MODES),
     **dict.fromkeys(OF_PRETRAINING, ("pretrain",)),
     **{"bottleneck": ("adaptertune",), "adapter_design": ("adaptertune",), "top_layers": ("finetune-top",)},
 }

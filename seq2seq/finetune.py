@@ -1,7 +1,7 @@
 """The tasks' Lightning modules, and the run: load, fit, decode, score, report.
 
 SummarizationModule ── BaseTransformer                 --mode finetune, finetune-top, adaptertune
-  └─ TranslationModule                                  the same with the target language told to the tokenizer
+  └─ TranslationModule                                  the same for translation
 PrefixSummarizationModule, PrefixTranslationModule      --mode prefixtune, bothtune: the same with a prefix
 """
 
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Subset
 from transformers import AutoModelForSeq2SeqLM
 
 from seq2seq.adapters import AdapterTuning
-from seq2seq.arguments import Arguments, inputs_of, place_of, recipe_of
+from seq2seq.arguments import PREFIX_MODES, Arguments, inputs_of, place_of, recipe_of
 from seq2seq.data import LengthBuckets, TokenSet, tokenise
 from seq2seq.decoding import decode, generate_texts
 from seq2seq.lightning_base import BaseTransformer, PrefixTransformer
@@ -134,7 +134,7 @@ class SummarizationModule(BaseTransformer):
 
 
 class TranslationModule(SummarizationModule):
-    """Source to target language: SummarizationModule on a tokenizer that knows both languages, where it has them."""
+    """The same for translation: the tokenizer is told the languages where it is loaded (loading.py)."""
 
 
 class PrefixSummarizationModule(PrefixTransformer, SummarizationModule):
@@ -143,9 +143,6 @@ class PrefixSummarizationModule(PrefixTransformer, SummarizationModule):
 
 class PrefixTranslationModule(PrefixTransformer, TranslationModule):
     """TranslationModule with a prefix on a frozen base."""
-
-
-PREFIX_MODES = ("prefixtune", "bothtune")
 
 
 def module_for(mode: str, kind: str) -> type[SummarizationModule]:

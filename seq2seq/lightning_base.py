@@ -118,19 +118,7 @@ class BaseTransformer(pl.LightningModule):
 
         model: another than the module's own, for example a teacher.
         """
-        model, targets = model or self.model, self.targets(batch)
-        base = model.model if isinstance(model, Tuned) else model
-        inputs: dict[str, Any] = {name: batch[name] for name in batch if name not in NO_INPUTS}
-        if model.config.is_encoder_decoder:
-            inputs["decoder_input_ids"] = decoder_inputs(base, batch["labels"])
-        positions = batch["positions"] if "positions" in batch else target_positions(targets)
-        with (
-            unpadded(base, batch["input_ids"], batch.get("real_tokens")) as places,
-            logits_at(base, places(positions)),
-            padding_known(batch.get("padded")),  # type: ignore[arg-type]
-        ):
-            logits = model(**inputs, use_cache=False).logits.flatten(0, 1)  # [0] would zero it all backward
-        return logits, targets.flatten()[positions]
+        return predictions(model or self.model, batch, self.targets(batch))
 
     def learn_from(self, teacher: PreTrainedModel) -> None:
         """Distil: mix KL(teacher‖student) on the target tokens into the loss, --distill_weight of it.
@@ -245,6 +233,26 @@ class PrefixTransformer(BaseTransformer):
     def prefix(self) -> PrefixTuning:
         """The base with its prefix."""
         return self.model
+
+
+def predictions(model: Any, batch: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (N, V) of a batch's target tokens alone, and these tokens (N,).
+
+    model: a base, or one with a prefix or adapters. targets: to predict at each position (B, T), -100 where there is
+    none. batch: as `on_before_batch_transfer` leaves it, or without what that adds.
+    """
+    base = model.model if isinstance(model, Tuned) else model
+    inputs: dict[str, Any] = {name: batch[name] for name in batch if name not in NO_INPUTS}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = decoder_inputs(base, batch["labels"])
+    positions = batch["positions"] if "positions" in batch else target_positions(targets)
+    with (
+        unpadded(base, batch["input_ids"], batch.get("real_tokens")) as places,
+        logits_at(base, places(positions)),
+        padding_known(batch.get("padded")),  # type: ignore[arg-type]
+    ):
+        logits = model(**inputs, use_cache=False).logits.flatten(0, 1)  # [0] would zero it all backward
+    return logits, targets.flatten()[positions]
 
 
 def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:

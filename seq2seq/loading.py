@@ -12,13 +12,13 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
 from seq2seq.adapters import AdapterTuning
-from seq2seq.arguments import Arguments
+from seq2seq.arguments import PREFIX_MODES, Arguments
 from seq2seq.prefix_computed import ids_of_words
 from seq2seq.prefixTuning import DEFAULT_LENGTH, PrefixTuning
 from seq2seq.runs import Run
 from seq2seq.tasks import CARRIED, Task
 from seq2seq.text_forms import TextForm
-from seq2seq.utils import UserError, resolve_precision
+from seq2seq.utils import UserError, one_line, resolve_precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -87,10 +87,7 @@ def load_run(run: Run, arguments: Arguments, task: Task, family: Family) -> tupl
     elif run.prefix.is_file() or run.adapters.is_file():
         model, tokenizer = load_base(arguments, task, family)
     else:
-        raise UserError(
-            f"{run.directory}: holds no prefix.safetensors, adapters.safetensors or model/; let the run finish with "
-            "--resume"
-        )
+        raise run.unfinished()
     if run.prefix.is_file():
         return PrefixTuning.from_pretrained(run.directory, model), tokenizer
     if run.adapters.is_file():
@@ -125,8 +122,9 @@ def load_pretrained(
         there = "not found here or on the hub" if isinstance(error, OSError) else "cannot be loaded"
         if Path(name).is_dir() and not isinstance(error, RuntimeError):
             there = "a folder without a model that transformers can read"
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{flag} {name}: {there} ({reason}); give a hub name or a save_pretrained folder") from error
+        raise UserError(
+            f"{flag} {name}: {there} ({one_line(error, 160)}); give a hub name or a save_pretrained folder"
+        ) from error
 
 
 def _check_positions(
@@ -156,7 +154,7 @@ def _check_positions(
 
 def _prefix_length(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> int:
     """P of the prefix that the options ask for, 0 in a mode without one."""
-    if arguments.mode not in ("prefixtune", "bothtune"):
+    if arguments.mode not in PREFIX_MODES:
         return 0
     if arguments.preseqlen is not None:
         return arguments.preseqlen

@@ -9,7 +9,6 @@ A further metric is one function of the type `Family` and its names in `METRICS`
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 import string
@@ -19,12 +18,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from seq2seq import metrics_e2e
 from seq2seq.metrics_files import read_scored, show
 from seq2seq.metrics_tokens import mteval_tokens, ptb_tokens, split_sentences
-from seq2seq.utils import UserError, command
+from seq2seq.utils import OneLineParser, UserError, command
 
 References = Sequence[tuple[str, ...]]
 Scored = dict[str, tuple[float, str]]
@@ -194,16 +193,9 @@ METRICS: dict[str, Family] = {
 E2E = ("e2e_bleu", "nist", "meteor", "e2e_rougeL", "cider")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports a mistake in one line, like all commands here."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see python -m seq2seq.metrics --help")
-
-
 def main(argv: list[str] | None = None) -> int:
     """Score files and print a table and the signatures; returns the exit code, 2 for a user's mistake."""
-    parser = _Parser(
+    parser = OneLineParser(
         prog="python -m seq2seq.metrics",
         description="Score generated texts against all their references, by default as the E2E challenge does.",
     )

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from seq2seq.arguments import CONFIGS, OF_THE_TASK, Arguments
 from seq2seq.effect import refuse_without_effect
 from seq2seq.runs import read_options
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, one_line
 
 # The task without a flag; a program of decoders is named here, others are BART's.
 DEFAULT_TASKS = {"train_e2e.py": "sample_tables", "quality.py": "sample_tables"}
@@ -96,7 +96,7 @@ def reader(
         try:
             parsed = parser.parse_args(_bare_switches(argv, kind))
         except jsonargparse.ArgumentError as error:
-            raise UserError(f"{program}: {_one_line(str(error))}; see --help") from None
+            raise UserError(f"{program}: {one_line(error)}; see --help") from None
         options = kind(**{name: value for name, value in vars(parsed).items() if name in names})
         return _of_the_program(options, program) if isinstance(options, Arguments) else options  # type: ignore[return-value]
 
@@ -163,7 +163,3 @@ def _refuse_authors_habit(flags: Mapping[str, str], program: str) -> None:
     if "tuning_mode" in flags:
         task, way = flags.get("mode") or "TASK", flags["tuning_mode"] or "prefixtune"
         raise UserError(f"--tuning_mode is the authors' flag; type: python {program} --task {task} --mode {way}")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -31,6 +31,7 @@ from seq2seq.fast_layers import fuse_gelu, unfuse_gelu
 from seq2seq.hooks import forward_pre_hooks
 from seq2seq.padding import without_look
 from seq2seq.product_attention import attend_by_products, attend_one_token, products_pay
+from seq2seq.stacks import layers_of
 from seq2seq.unpadded import TOKENS, RealTokens
 from seq2seq.utils import UserError
 
@@ -83,8 +84,7 @@ def find_sites(model: PreTrainedModel) -> dict[str, Site]:
 
 
 def _attention(stack: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
-    layers = getattr(stack, "h", None) or getattr(stack, "layers", None) or []
-    return [getattr(layer, name) for layer in layers for name in names if hasattr(layer, name)]
+    return [getattr(layer, name) for layer in layers_of(stack) for name in names if hasattr(layer, name)]
 
 
 def _width(stack: nn.Module, config: Any) -> int:

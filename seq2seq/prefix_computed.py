@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from seq2seq.prefix_attention import KEYWORD, LivePrefix, Site, enable_prefix, without_checkpoints
 from seq2seq.prefix_positions import check_positions, position_table
+from seq2seq.stacks import stacks_of
 from seq2seq.utils import UserError
 
 KeyValues = dict[nn.Module, tuple[Tensor, Tensor]]
@@ -47,10 +48,7 @@ def ids_of_words(text: str, tokenizer: Any) -> list[int]:
 def vectors_of_words(model: PreTrainedModel, ids: list[int]) -> dict[str, Tensor]:
     """The base's own input vectors (1, P, width) of token ids, by stack."""
     tokens = torch.tensor([ids], device=model.device)
-    stacks = {"decoder": model.base_model}
-    if model.config.is_encoder_decoder:
-        stacks = {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
-    return {name: stack.get_input_embeddings()(tokens) for name, stack in stacks.items()}  # type: ignore[operator]
+    return {name: stack.get_input_embeddings()(tokens) for name, stack in stacks_of(model).items()}
 
 
 def key_values_of_vectors(

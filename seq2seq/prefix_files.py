@@ -24,7 +24,7 @@ from seq2seq.prefix_attention import Site, find_sites
 from seq2seq.prefix_config import checked_options, read_json
 from seq2seq.prefix_parameters import Parametrisation, SitePrefix, fit
 from seq2seq.runs import write_atomically
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, changes
 
 NAME = "prefix"  # of our files: prefix.safetensors, prefix_config.json
 ORIGINAL = {
@@ -155,12 +155,11 @@ def read_config(folder: str | Path, model: PreTrainedModel, name: str = NAME) ->
     if not isinstance(was, dict):
         raise UserError(f"{paths[1]}: damaged (base is {was!r:.60}); save it again")
     if was != now:
-        differ = "; ".join(f"{key} {was.get(key)} there, {now[key]} here" for key in now if was.get(key) != now[key])
         kind = name.removesuffix("s")
         cure = "load that base"
         if model.dtype == torch.float16:  # it rounds otherwise than bfloat16, which the fingerprint is of
             cure = f"load the base in float32 or bfloat16, put the {kind} on it, then call .half()"
-        raise UserError(f"{folder}: this {kind} was trained on another base ({differ}); {cure}")
+        raise UserError(f"{folder}: this {kind} was trained on another base ({changes(was, now)}); {cure}")
     return config
 
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from seq2seq.hooks import forward_pre_hooks
 from seq2seq.prefix_attention import LivePrefix, Site
+from seq2seq.stacks import stacks_of
 from seq2seq.utils import CACHE_NAMES, UserError
 
 
@@ -73,8 +74,7 @@ def stacks_to_shift(model: PreTrainedModel, sites: dict[str, Site]) -> list[Any]
 
     Raises UserError where there is none, or a stack has no learned positions of BART's kind.
     """
-    stacks = {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
-    shifted: list[Any] = [stack for name, stack in stacks.items() if name in sites]
+    shifted = [stack for name, stack in stacks_of(model).items() if name in sites]
     if not shifted:
         raise UserError("shift_positions: a prefix in cross-attention stands before no tokens; leave it out")
     for stack in shifted:

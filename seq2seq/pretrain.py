@@ -32,7 +32,7 @@ from seq2seq.pretraining_data import (
 from seq2seq.resuming import check_origin, check_resumable
 from seq2seq.runs import Run
 from seq2seq.training import check_rhythm, check_tools, fit
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -181,7 +181,7 @@ def load_or_create(arguments: Arguments, family: Family, files: list[Path], run:
         torch.manual_seed(arguments.seed)
         model = objective.model_class(config)
     except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"base_config: {reason}; see transformers' {kind} for the fields") from None
     if arguments.embeddings_from:
         _start_embeddings(model, arguments.embeddings_from)
@@ -195,8 +195,7 @@ def _start_embeddings(model: Any, name: str) -> None:
     try:
         table = AutoModel.from_pretrained(place_of_base(name), dtype=torch.float32).get_input_embeddings().weight
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"--embeddings_from {name}: no model that can be read ({reason})") from error
+        raise UserError(f"--embeddings_from {name}: no model that can be read ({one_line(error, 160)})") from error
     own = model.get_input_embeddings().weight
     if table.shape != own.shape:
         theirs, ours = tuple(table.shape), tuple(own.shape)
@@ -218,7 +217,7 @@ def _load_tokenizer(name: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(place_of_base(name))
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, 160)
         raise UserError(f"--tokenizer_name_or_path {name}: no tokenizer that can be read ({reason})") from error
     for token in ("mask", "pad"):
         if getattr(tokenizer, f"{token}_token_id") is None:

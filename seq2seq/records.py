@@ -14,9 +14,6 @@ from typing import NamedTuple
 from seq2seq.readers import (
     Fields,
     Row,
-    Split,
-    SplitFiles,
-    find_split,
     is_saved_dataset,
     numbered,
     read_aligned,
@@ -24,9 +21,10 @@ from seq2seq.readers import (
     rows_of,
     saved_records,
 )
+from seq2seq.split_files import Split, SplitFiles, find_split
 from seq2seq.table_readers import TABLES, read_own, rows_of_own
 from seq2seq.tasks import CARRIED, Task
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, one_line
 
 PLACES_SHOWN = 5  # places of what was skipped that a report names before "..."
 EMPTY_REFERENCE = "empty reference"  # beside others: the record is kept
@@ -39,6 +37,11 @@ class Record(NamedTuple):
     references: tuple[str, ...]
     part: str = ""
     """Subset that is scored apart, e.g. "generated" and "handwritten", or "seen" and "unseen"."""
+
+    def with_text(self, text: str) -> dict[str, object]:
+        """The record with the text generated for it, as generations_<split>.jsonl holds it."""
+        part = {"part": self.part} if self.part else {}
+        return {"source": self.source, "references": list(self.references), "generated": text, **part}
 
 
 @dataclass
@@ -156,7 +159,7 @@ def _hub_records(task: Task, split: Split) -> Iterator[tuple[str, Mapping[str, o
                 task.hub, data_files={hub_split: files}, revision="refs/convert/parquet", split=hub_split
             )
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(
             f"--task {task.name}: the hub data set {task.hub} cannot be loaded ({reason}); connect to the hub or pass "
             "--data_dir DIR with its files"

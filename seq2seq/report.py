@@ -51,8 +51,7 @@ class Report:
     def generations(self) -> Iterator[dict[str, Any]]:
         """Records for generations_<split>.jsonl."""
         for record, text in zip(self.records, self.outputs[self.main], strict=True):
-            part = {"part": record.part} if record.part else {}
-            yield {"source": record.source, "references": list(record.references), "generated": text, **part}
+            yield record.with_text(text)
 
     def show(self, run: Run, split: str = "test") -> None:
         """Print the table, the sizes and times, and three examples (of each part in turn)."""

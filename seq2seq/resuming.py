@@ -10,7 +10,7 @@ import torch
 
 from seq2seq.arguments import MAY_CHANGE, Arguments, recipe_of
 from seq2seq.runs import Run
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, changes, one_line
 
 if TYPE_CHECKING:
     from seq2seq.lightning_base import BaseTransformer
@@ -62,8 +62,7 @@ def read_checkpoint(path: Path, cure: str = "put --overwrite in place of --resum
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise UserError(f"{path}: cannot be read ({reason}); {cure}") from error
+        raise UserError(f"{path}: cannot be read ({one_line(error, 100)}); {cure}") from error
     missing = [name for name in KEYS if not isinstance(checkpoint, dict) or name not in checkpoint]
     if missing:
         raise UserError(f"{path}: is no checkpoint of a run (it lacks {', '.join(missing)}); {cure}")
@@ -87,6 +86,4 @@ def _refuse_other_validation(run: Run, arguments: Arguments, step: int) -> None:
 
 
 def _difference(was: Any, now: Any) -> str:
-    if not isinstance(was, dict):
-        return f"fingerprint {was} there, {now} here"
-    return "; ".join(f"{key} {was.get(key)} there, {now[key]} here" for key in now if was.get(key) != now[key])
+    return changes(was, now) if isinstance(was, dict) else changes({"fingerprint": was}, {"fingerprint": now})

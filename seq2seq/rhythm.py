@@ -7,16 +7,12 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EarlyStopping, Timer
 
+from seq2seq.utils import changes
+
 
 def made_step(trainer: pl.Trainer) -> bool:
     """Whether the batch just done ended an optimiser step, so that no accumulated gradient waits for the next."""
     return not trainer.fit_loop.epoch_loop._should_accumulate()
-
-
-def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What is not as it was: `n_val 2 there, 4 here; …`."""
-    names = [*was, *(name for name in now if name not in was)]
-    return "; ".join(f"{n} {was.get(n)} there, {now.get(n)} here" for n in names if was.get(n) != now.get(n))
 
 
 def at_epoch_end(trainer: pl.Trainer) -> bool:

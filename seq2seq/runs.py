@@ -221,6 +221,11 @@ class Run:
             raise UserError(f"{self.config} is missing; give a directory that a training run has written")
         return read_options(self.config)
 
+    def unfinished(self) -> UserError:
+        """The error of a run that has kept nothing to generate with."""
+        kept = f"{self.prefix.name}, {self.adapters.name} or {self.model.name}/"
+        return UserError(f"{self.directory}: holds no {kept}; let the run finish with --resume")
+
     def refuse_other_config(self, config: Mapping[str, Any], may_change: Iterable[str]) -> None:
         """Raise UserError if the run was made with other options than `config`, those of `may_change` aside."""
         old, new = self.read_config(), _plain(config, self.config.name)

@@ -42,6 +42,7 @@ from seq2seq.studies import (
     task_of,
     without_task,
 )
+from seq2seq.tasks import LOWER_IS_BETTER
 from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ KEYS: dict[str, type] = {
     "description": str, "command": str, "options": dict, "trial_options": dict, "space": dict, "trials": int,
     "seed": int,
 }  # fmt: skip
-LOWER_IS_BETTER = ("loss", "ter")
 SEEDS = 2**31  # numpy's end at 2³², and a search adds the number of its trials
 
 

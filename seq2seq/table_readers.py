@@ -20,11 +20,8 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from seq2seq.readers import (
-    SPLIT_NAMES,
     Fields,
-    OwnFiles,
     Row,
-    Split,
     ending,
     numbered,
     numbered_lines,
@@ -32,6 +29,7 @@ from seq2seq.readers import (
     table_records,
     texts,
 )
+from seq2seq.split_files import SPLIT_NAMES, OwnFiles, Split
 from seq2seq.utils import UserError
 
 TableName = Literal["e2e", "webnlg", "dart"]

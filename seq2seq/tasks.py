@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from seq2seq.readers import Split
+from seq2seq.split_files import Split
 from seq2seq.table_readers import TableName
 from seq2seq.utils import UserError
 
+LOWER_IS_BETTER = ("loss", "bits_per_byte", "ter")  # all other scores: the higher the better
 CARRIED = Path(__file__).parent / "carried"
 
 

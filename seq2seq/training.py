@@ -16,6 +16,7 @@ from seq2seq.callbacks import Checkpoints, MetricsCsv, RunProgressBar
 from seq2seq.curves import draw_curves, read_rows
 from seq2seq.rhythm import StopAtStep, StopAtTime, StopOnScore, ValidateEverySteps
 from seq2seq.runs import Run
+from seq2seq.tasks import LOWER_IS_BETTER
 from seq2seq.utils import UserError, device, resolve_precision
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def fit(module: BaseTransformer, run: Run, arguments: Arguments, monitor: str | 
     None = no validation.
     """
     measured_by = module.measured_by(monitor) if monitor else {}
-    mode = "min" if monitor in ("val_loss", "val_bits_per_byte", "val_ter") else "max"
+    mode = "min" if monitor and monitor.removeprefix("val_") in LOWER_IS_BETTER else "max"
     callbacks: list[Any] = [StopAtStep(arguments.max_steps), MetricsCsv(run.metrics_csv)]
     if arguments.val_every_steps:
         callbacks.append(ValidateEverySteps(arguments.val_every_steps))

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from seq2seq.adapters import AdapterTuning
-from seq2seq.arguments import Arguments
+from seq2seq.arguments import PREFIX_MODES, Arguments
 from seq2seq.prefix_parameters import fit
 from seq2seq.prefixTuning import PrefixEmbTuning, PrefixTuning
 from seq2seq.runs import Run
+from seq2seq.stacks import layers_of, stacks_of
 from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def tune(arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedToke
     Raises UserError for an option that the mode or the family cannot do.
     """
     torch.manual_seed(arguments.seed)
-    if arguments.mode in ("prefixtune", "bothtune"):
+    if arguments.mode in PREFIX_MODES:
         prefix = with_prefix(arguments, model)
         initialise(prefix, arguments, tokenizer)
         if arguments.mode == "bothtune":
@@ -94,10 +95,9 @@ def unfreeze_top(model: PreTrainedModel, blocks: int) -> PreTrainedModel:
     Raises UserError for more blocks than a stack has.
     """
     model.requires_grad_(False)
-    stacks = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model.base_model]
-    for stack in stacks:
-        layers: Any = getattr(stack, "h", None) or getattr(stack, "layers", None)
-        if layers is None:
+    for stack in stacks_of(model).values():
+        layers = layers_of(stack)
+        if not layers:
             raise UserError(f"--mode finetune-top: {type(model).__name__} has no blocks of BART's, GPT-2's or Llama's")
         if blocks > len(layers):
             raise UserError(f"--top_layers {blocks}: the base has {len(layers)} blocks a stack; give at most that")

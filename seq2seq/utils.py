@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +16,24 @@ CACHE_NAMES = ("cache", "past_key_values")  # of the models' argument: from tran
 
 class UserError(Exception):
     """A user's mistake in one line: what is wrong, where (file:line, flag), what to do instead."""
+
+
+def one_line(text: object, longest: int | None = None) -> str:
+    """A text, an error for example, without line breaks, cut to so many characters."""
+    return " ".join(str(text).split())[:longest]
+
+
+def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What is not as it was: `n_val 2 there, 4 here; …`."""
+    names = [*was, *(name for name in now if name not in was)]
+    return "; ".join(f"{n} {was.get(n)} there, {now.get(n)} here" for n in names if was.get(n) != now.get(n))
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse whose mistakes are UserErrors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}; see --help")
 
 
 def command(

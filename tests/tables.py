@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from seq2seq.readers import Split
 from seq2seq.records import Record, Records, load_records
+from seq2seq.split_files import Split
 from seq2seq.tasks import TASKS
 
 QUAY = "name : The Quay | Type : pub | price : £ 20 - 25"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -297,8 +298,11 @@ class TestOnSomethingElse:
         self, stopped, tmp_path, tiny_tokenizer
     ):
         resumed = stopped(mode="finetune")
+        shutil.copytree(tmp_path / "run", tmp_path / "same")
+        start(**{**resumed, "output_dir": tmp_path / "same"})
         write_base(tmp_path / "base", tiny_tokenizer, seed=1)
         start(**resumed)
+        assert end_of(tmp_path / "run") == end_of(tmp_path / "same")
 
     @pytest.mark.parametrize("program", ["train_bart.py", "train_e2e.py"])
     def test_other_training_records_are_refused(self, stopped, small_gpt2, tmp_path, program):
@@ -330,6 +334,7 @@ class TestOnSomethingElse:
             file = tmp_path / f"data/{split}.jsonl"
             file.write_text(file.read_text().replace("nine", "ten"))
         start(**resumed)
+        assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 10
 
     def test_a_checkpoint_that_says_nothing_of_its_origin_goes_on(self, stopped, tmp_path):
         resumed = stopped()

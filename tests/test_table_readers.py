@@ -29,8 +29,8 @@ from tables import (
     xml,
 )
 
-from seq2seq.readers import Split
 from seq2seq.records import Record, load_records
+from seq2seq.split_files import Split
 from seq2seq.table_readers import linearise_mr
 from seq2seq.tasks import TASKS
 from seq2seq.utils import UserError

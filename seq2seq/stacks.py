@@ -1,0 +1,19 @@
+"""The stacks and layers of a model, by the names that BART's, GPT-2's and Llama's classes give them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+def stacks_of(model: Any) -> dict[str, Any]:
+    """A model's stacks: `encoder` and `decoder`, or `decoder` alone."""
+    if model.config.is_encoder_decoder:
+        return {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
+    return {"decoder": model.base_model}
+
+
+def layers_of(stack: Any) -> list[nn.Module]:
+    """A stack's layers from the first to the last; none where it is laid out otherwise."""
+    return list(getattr(stack, "h", None) or getattr(stack, "layers", None) or [])
