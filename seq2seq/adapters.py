@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,7 +122,7 @@ class AdapterTuning(WrappedModel):
             inputs["labels"] = labels
         inputs = by_name(self.model.forward, args, inputs)
         wanted = WantedLoss.take(inputs) if self._has_own_loss() else None
-        with checkpoint_in_eval_mode(self.model) if self.training else nullcontext(False) as checkpointed:
+        with checkpoint_in_eval_mode(self.model, self.training) as checkpointed:
             if checkpointed:
                 inputs["use_cache"] = False  # a replayed layer would fill it twice
             output = self.model(**inputs)

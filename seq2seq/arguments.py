@@ -82,7 +82,7 @@ class PrefixArguments:
     deep: bool = False
     """One more hidden layer in the MLP."""
     sites: list[Literal["encoder", "decoder", "cross"]] | None = None
-    """Attention sites that get a prefix; default: all the model has."""
+    """Attention sites that get a prefix, as `encoder cross` or `[encoder, cross]`; default: all the model has."""
     prefix_dropout: float = 0.0
     """Dropout on the prefix's keys and values (embedding: on its input vectors), per example and site, share."""
 

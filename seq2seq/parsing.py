@@ -94,7 +94,7 @@ def reader(
 
     def read(argv: list[str]) -> Options:
         try:
-            parsed = parser.parse_args(_bare_switches(argv, kind))
+            parsed = parser.parse_args(_lists(_bare_switches(argv, kind), kind))
         except jsonargparse.ArgumentError as error:
             raise UserError(f"{program}: {one_line(error)}; see --help") from None
         options = kind(**{name: value for name, value in vars(parsed).items() if name in names})
@@ -156,6 +156,26 @@ def _bare_switches(argv: list[str], kind: Any) -> list[str]:
     switches = {f"--{f.name}" for f in fields(kind) if f.type == "bool"}
     following = [*argv, "--"][1:]
     return [a + "=true" if a in switches and n.startswith("--") else a for a, n in zip(argv, following, strict=True)]
+
+
+def _lists(argv: list[str], kind: Any) -> list[str]:
+    """`--sites encoder cross` and `--sites encoder,cross` mean `--sites=[encoder,cross]`."""
+    names = {f"--{f.name}" for f in fields(kind) if str(f.type).startswith("list[")}
+    found, parts = [], list(argv)
+    while parts:
+        flag, _, value = parts[0].partition("=")
+        if flag not in names:
+            found.append(parts.pop(0))
+            continue
+        values = [value]
+        while parts[1:] and not parts[1].startswith("--"):
+            values.append(parts.pop(1))
+        text = " ".join(values).strip()
+        if text and text != "null" and text[0] not in "[{":
+            text = f"[{','.join(text.replace(',', ' ').split())}]"
+        found.append(f"{flag}={text}")
+        parts.pop(0)
+    return found
 
 
 def _refuse_authors_habit(flags: Mapping[str, str], program: str) -> None:

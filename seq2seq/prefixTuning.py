@@ -104,6 +104,7 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         if not 0 <= dropout < 1:
             raise UserError(f"dropout {dropout}: is a share, at least 0 and below 1")
         available = find_sites(model)
+        sites = (sites,) if isinstance(sites, str) else sites
         unknown = [name for name in sites or () if name not in list(available)]
         if unknown or sites is not None and not sites:
             raise UserError(f"sites {list(sites or ())}: {type(model).__name__} has {', '.join(available)}")
@@ -225,7 +226,7 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         inputs = by_name(self.model.forward, args, inputs)
         live = self._live(inputs)
         wanted = WantedLoss.take(inputs) if self._has_own_loss() else None
-        checkpoints = checkpoint_in_eval_mode(self.model) if self.training else nullcontext(False)
+        checkpoints = checkpoint_in_eval_mode(self.model, self.training)
         apart = own_call() if inside_a_call() else nullcontext()
         with apart, shifted_stacks(self.model, self.shifted, self.preseqlen), checkpoints as checkpointed:
             if checkpointed:

@@ -33,7 +33,7 @@ from seq2seq.padding import without_look
 from seq2seq.product_attention import attend_by_products, attend_one_token, products_pay
 from seq2seq.stacks import layers_of
 from seq2seq.unpadded import TOKENS, RealTokens
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, by_name
 
 KEYWORD = "prefix_key_values"  # the keyword argument under which the prefix travels
 
@@ -322,21 +322,23 @@ def inject(model: PreTrainedModel, change: Callable[[dict[str, Any]], dict[str, 
     For `generate`, which refuses keyword arguments it does not know and calls the encoder by itself.
     """
     entries = [model] + ([model.get_encoder()] if model.config.is_encoder_decoder else [])
-    with forward_pre_hooks(entries, lambda _, args, kwargs: (args, change(kwargs))):
+    # some of transformers' own calls give the tokens by place, as for classifier-free guidance
+    with forward_pre_hooks(entries, lambda module, args, named: ((), change(by_name(module.forward, args, named)))):
         yield
 
 
 @contextmanager
-def checkpoint_in_eval_mode(model: PreTrainedModel) -> Iterator[bool]:
+def checkpoint_in_eval_mode(model: PreTrainedModel, training: bool) -> Iterator[bool]:
     """While open, layers in eval mode checkpoint too, though transformers' checkpoint only while training.
 
     They compute as in eval mode: their dropouts stay off. Yields whether there are such layers.
+    training: of what is put into the model; nothing happens outside of it.
     Raises UserError for reentrant checkpoints: they free the graph that the layers' prefixes share with the first of
     them, and lose the gradient where a layer's input has none.
     """
     checkpointed: list[Any] = [
         layer
-        for layer in model.modules()
+        for layer in (model.modules() if training else ())
         if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing
     ]
     if any(getattr(layer._gradient_checkpointing_func, "keywords", {}).get("use_reentrant") for layer in checkpointed):

@@ -60,6 +60,16 @@ def test_a_compiled_run_has_the_losses_of_an_uncompiled_one(
     assert losses["yes"] == pytest.approx(losses["no"], rel=1e-4)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+def test_a_wrapped_model_compiles_as_a_whole(family: str, training: bool) -> None:
+    prefix = prefixed(family).train(training)
+    prefix.model.eval()
+    torch._dynamo.reset()
+    inputs = batch(family)
+    torch.testing.assert_close(torch.compile(prefix, backend="eager")(**inputs).logits, prefix(**inputs).logits)
+
+
 @pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch._inductor.cpp_builder as builder

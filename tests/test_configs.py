@@ -194,6 +194,20 @@ class TestTask:
         )
 
 
+@pytest.mark.parametrize("given", ["encoder cross", "encoder,cross", "[encoder,cross]", "[encoder, cross]"])
+def test_lists_are_taken_as_people_write_them(given):
+    assert arguments("--sites", *given.split(), "--bsz", "4").sites == ["encoder", "cross"]
+    assert arguments(f"--sites={given}").sites == ["encoder", "cross"]
+    assert arguments("--sites", "cross").sites == ["cross"] and arguments("--sites", "null").sites is None
+
+
+def test_lists_of_numbers_too():
+    pretraining = ("--mode", "pretrain", "--data_dir", "texts", "--window_lengths")
+    for given in (("64", "128"), ("64,128",), ("[64, 128]",)):
+        assert arguments(*pretraining, *given).window_lengths == [64, 128]
+    assert arguments(*pretraining, "{0: [32], 8: [64]}").window_lengths == {0: [32], 8: [64]}
+
+
 class TestHelp:
     @pytest.fixture(scope="class")
     def shown(self) -> str:

@@ -115,6 +115,16 @@ def test_positions_behind_the_prefix_or_not(family: str, shift_positions: bool, 
     assert searches == ["beam_search"]
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_classifier_free_guidance_has_the_prefix_on_both_sides(family: str) -> None:
+    """transformers calls the model by place for the side without the prompt, of which it keeps the last token."""
+    prefix, ids = prefixed(family), torch.arange(5, 13).view(2, 4)
+    scale = 1.7
+    new = prefix.generate(input_ids=ids, guidance_scale=scale, max_new_tokens=1, do_sample=False)[:, -1]
+    with_prompt, without = (prefix(input_ids=part).logits[:, -1].log_softmax(-1) for part in (ids, ids[:, -1:]))
+    assert torch.equal(new, (scale * (with_prompt - without) + without).argmax(-1))
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_an_infix_which_is_another_for_each_source(attention: str, searches: list[str]) -> None:
     prefix = prefixed("gpt2", attention, infix=True)

@@ -147,6 +147,10 @@ def test_a_decoder_equals_the_stock_model_with_the_prefix_in_its_cache(family: s
     close(logits[mask == 1], naive.logits[mask == 1])
 
 
+def test_one_site_may_be_given_by_its_name_alone() -> None:
+    assert set(tiny.prefixed("bart", sites="cross").sites) == {"cross"}
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("sites", [None, ("encoder",), ("decoder",), ("cross",), ("decoder", "encoder")])
 def test_every_bart_site_has_its_prefix_and_no_other(sites: tuple[str, ...] | None, attention: str) -> None:
