@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from seq2seq.checkpointing import checkpoint_in_eval_mode
 from seq2seq.generation import generate
+from seq2seq.kept_files import checked_options, read_config, read_weights, write_files
 from seq2seq.losses import WantedLoss
-from seq2seq.prefix_attention import checkpoint_in_eval_mode
-from seq2seq.prefix_config import checked_options
-from seq2seq.prefix_files import read_config, read_original, read_weights, write_files
+from seq2seq.original_files import read_original
 from seq2seq.stacks import layers_of, stacks_of
 from seq2seq.utils import UserError, at_least_float32, by_name
 from seq2seq.wrapped_model import WrappedModel, refuse_wrapped

@@ -19,10 +19,10 @@ from transformers import get_constant_schedule_with_warmup, get_linear_schedule_
 
 from seq2seq.arguments import Arguments
 from seq2seq.callbacks import total_steps
+from seq2seq.kept_files import describe_base
 from seq2seq.losses import logits_at, next_tokens, target_loss, target_positions
 from seq2seq.padding import holds_padding, padding_known
 from seq2seq.prefix_attention import attention_can_change, disable_prefix, enable_prefix
-from seq2seq.prefix_files import describe_base
 from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.text_forms import IGNORE
 from seq2seq.tuning import Tuned, tune

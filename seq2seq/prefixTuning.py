@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from seq2seq.checkpointing import checkpoint_in_eval_mode
 from seq2seq.generation import generate
 from seq2seq.hooks import inside_a_call, own_call
 from seq2seq.losses import WantedLoss
@@ -33,7 +34,6 @@ from seq2seq.prefix_attention import (
     KEYWORD,
     LivePrefix,
     Site,
-    checkpoint_in_eval_mode,
     disable_prefix,
     enable_prefix,
     find_sites,

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from seq2seq.prefix_attention import KEYWORD, LivePrefix, Site, enable_prefix, without_checkpoints
+from seq2seq.checkpointing import without_checkpoints
+from seq2seq.prefix_attention import KEYWORD, LivePrefix, Site, enable_prefix
 from seq2seq.prefix_positions import check_positions, position_table
 from seq2seq.stacks import stacks_of
 from seq2seq.utils import UserError

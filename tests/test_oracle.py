@@ -23,7 +23,7 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from seq2seq.prefix_files import ORIGINAL
+from seq2seq.original_files import ORIGINAL
 from seq2seq.prefixTuning import PrefixEmbTuning, PrefixTuning
 
 ORACLE = Path(__file__).parent / "oracle"

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from seq2seq.prefix_files import ORIGINAL
+from seq2seq.original_files import ORIGINAL
 from seq2seq.prefixTuning import PrefixEmbTuning, PrefixTuning
 from seq2seq.utils import UserError
 

@@ -1,0 +1,64 @@
+"""Gradient checkpointing around a frozen base, which is in eval mode while what is put into it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from seq2seq.utils import UserError
+
+
+@contextmanager
+def checkpoint_in_eval_mode(model: PreTrainedModel, training: bool) -> Iterator[bool]:
+    """While open, layers in eval mode checkpoint too, though transformers' checkpoint only while training.
+
+    They compute as in eval mode: their dropouts stay off. Yields whether there are such layers.
+    training: of what is put into the model; nothing happens outside of it.
+    Raises UserError for reentrant checkpoints: they free the graph that the layers' prefixes share with the first of
+    them, and lose the gradient where a layer's input has none.
+    """
+    checkpointed: list[Any] = [
+        layer
+        for layer in (model.modules() if training else ())
+        if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing
+    ]
+    if any(getattr(layer._gradient_checkpointing_func, "keywords", {}).get("use_reentrant") for layer in checkpointed):
+        raise UserError(
+            "gradient checkpointing with use_reentrant=True cannot train what is put into a frozen base; "
+            'give gradient_checkpointing_enable({"use_reentrant": False})'
+        )
+    layers = [layer for layer in checkpointed if not layer.training]
+    stock = [layer._gradient_checkpointing_func for layer in layers]
+    for layer, checkpoint in zip(layers, stock, strict=True):
+        layer.training, layer._gradient_checkpointing_func = True, partial(_checkpoint_in_eval_mode, layer, checkpoint)
+    try:
+        yield bool(layers)
+    finally:
+        for layer, checkpoint in zip(layers, stock, strict=True):
+            layer.training, layer._gradient_checkpointing_func = False, checkpoint
+
+
+@contextmanager
+def without_checkpoints(model: PreTrainedModel) -> Iterator[None]:
+    """While open, layers keep their activations: a short pass whose keys and values are trained through."""
+    layers = [layer for layer in model.modules() if getattr(layer, "gradient_checkpointing", False)]
+    for layer in layers:
+        layer.gradient_checkpointing = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = True  # type: ignore[assignment]
+
+
+def _checkpoint_in_eval_mode(
+    layer: nn.Module, checkpoint: Callable[..., Any], forward: Callable[..., Any], *inputs: Any
+) -> Any:
+    layer.training = False  # what the layer's own forward sees, now and in the backward's replay
+    return checkpoint(forward, *inputs)
