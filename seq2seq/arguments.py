@@ -122,8 +122,7 @@ class DataArguments:
     val_max_target_length: int | None = None
     """Longest validation target and generation, tokens."""
     test_max_target_length: int | None = None
-    """Longest test target, tokens, by which test records are put in batches; scores see references whole, and
-    a generation's length is --max_length."""
+    """Longest test target, tokens, to put like with like in batches; scores see references whole."""
     bsz: int = 16
     """Examples per training batch."""
     n_train: int | None = None
