@@ -345,8 +345,9 @@ OF_THE_TASK = (
 def recipe_of(arguments: Arguments) -> dict[str, Any]:
     """What a run's config.yaml keeps: all that decides its result, not how this call was made."""
     kept = {name: value for name, value in asdict(arguments).items() if name not in ABOUT_THE_CALL}
-    started = {"prefix_model_path": arguments.prefix_model_path} if arguments.do_train else {}
-    return {**kept, **{name: value for name, value in started.items() if value}}
+    if arguments.do_train and arguments.prefix_model_path:  # where the training starts
+        kept["prefix_model_path"] = arguments.prefix_model_path
+    return kept
 
 
 def inputs_of(arguments: Arguments) -> dict[str, str | None]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerFast
 
 SENTENCES = [
@@ -71,3 +74,15 @@ def without_curves() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("seq2seq.training.draw_curves", lambda *args: None)
         yield
+
+
+@pytest.fixture(scope="module")
+def quiet_and_light() -> Iterator[None]:
+    """Two parameters need one thread, and none of the trainer's advice."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    torch.set_num_threads(threads)

@@ -245,5 +245,6 @@ def test_a_base_trained_at_a_prefixs_learning_rate_is_told_of(capsys):
         decoders("--task", "dart", "--mode", mode)
         assert (told in capsys.readouterr().err) == tells
     decoders("--task", "dart", "--mode", "finetune", "--learning_rate", "1e-5")
-    decoders("--mode", "finetune")  # has a recipe of its own
+    decoders("--mode", "finetune")  # has a recipe of its own, and so have tables of one's own
+    assert decoders("--data_dir", "mine", "--mode", "finetune").learning_rate == 5e-4
     assert not capsys.readouterr().err
