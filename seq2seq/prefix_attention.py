@@ -27,6 +27,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from seq2seq.fast_layers import fuse_gelu, unfuse_gelu
 from seq2seq.hooks import forward_pre_hooks
+from seq2seq.merged_attention import attend_merged, merging_pays
 from seq2seq.padding import without_look
 from seq2seq.product_attention import attend_by_products, attend_one_token, products_pay
 from seq2seq.stacks import layers_of
@@ -123,10 +124,14 @@ class LivePrefix:
             key, value = (torch.nn.functional.dropout(x, self.dropout) for x in (key, value))
         return key, value
 
+    def is_one(self, module: nn.Module) -> bool:
+        """Whether `module` has a prefix (H, P, D) that is the same for all rows, every time."""
+        known = module in self.key_values and self.key_values[module][0].dim() == 3
+        return known and self.dropout == 0.0 and self.visible is None
+
     def serves_all(self, module: nn.Module, query: Tensor) -> bool:
         """Whether `module` has one prefix for all rows, and this is one new token (R, H, 1, D) for each of them."""
-        known = module in self.key_values and self.key_values[module][0].dim() == 3
-        return known and query.shape[2] == 1 and self.dropout == 0.0 and self.visible is None
+        return query.shape[2] == 1 and self.is_one(module)
 
     def shared(self, module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Key and value of all rows for `module`, each (H, P, D)."""
@@ -183,6 +188,8 @@ def _attend_with_prefix(attend: Callable[..., Any]) -> Callable[..., Any]:
         beams_share = len(query) != len(key)
         if beams_share or attend is _sdpa and live is not None and live.serves_all(module, query):
             return _attend_one_token(live, module, query, key, value, attention_mask, **kwargs)
+        if attend is _sdpa and live is not None and _is_long(live, module, query, key, **kwargs):
+            return _attend_to_long(live, module, query, key, value, attention_mask, **kwargs)
         prefix = live.take(module, key.shape[0], key.dtype) if live is not None else None
         if prefix is None:
             return attend(module, query, key, value, attention_mask, **kwargs)
@@ -223,6 +230,32 @@ def _attend_one_token(
     return attend_one_token(query, key, value, mask, prefix, scaling, dropout), None
 
 
+def _is_long(
+    live: LivePrefix, module: nn.Module, query: Tensor, key: Tensor, dropout: float = 0.0, **kwargs: Any
+) -> bool:
+    """Whether the prefix of `module` is better not copied in front of the own keys of each example."""
+    if not live.is_one(module) or _is_unusual(kwargs):
+        return False
+    prefix = live.key_values[module][0]
+    return merging_pays(query, key, prefix) and not products_pay(query, prefix.shape[1] + key.shape[2], dropout)
+
+
+def _attend_to_long(
+    live: LivePrefix,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    causal = mask is None and (module.is_causal if is_causal is None else is_causal) and query.shape[2] > 1
+    scaling = query.shape[3] ** -0.5 if scaling is None else scaling
+    return attend_merged(query, key, value, live.shared(module, key.dtype), mask, bool(causal), scaling), None
+
+
 def _added_behind(visible: Tensor | None, own: Tensor, prefix: Tensor) -> Tensor:
     """What is added to scores (B, 1, N, P + S): of a prefix (B, H, P, D) with visible columns (B, P), of own keys."""
     columns = own.new_zeros(len(prefix), 1, own.shape[2], prefix.shape[2])
@@ -254,14 +287,18 @@ def _sdpa(
 ) -> tuple[Tensor, Tensor | None]:
     """transformers' sdpa attention, or the same by matrix products where they are faster."""
     options: dict[str, Any] = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
-    unusual = any(kwargs.get(name) is not None for name in ("position_bias", "softcap", "cache"))
-    if unusual or not products_pay(query, key, dropout):
+    if _is_unusual(kwargs) or not products_pay(query, key.shape[2], dropout):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options, **kwargs)
     causal = attention_mask is None and (module.is_causal if is_causal is None else is_causal)
     if causal and query.shape[2] > 1:
         attention_mask = _causal_mask(query, key)
     scaling = query.shape[3] ** -0.5 if scaling is None else scaling
     return attend_by_products(query, key, value, attention_mask, scaling, dropout), None
+
+
+def _is_unusual(options: dict[str, Any]) -> bool:
+    """Whether an attention is given what only transformers' own knows."""
+    return any(options.get(name) is not None for name in ("position_bias", "softcap", "cache"))
 
 
 def _causal_mask(query: Tensor, key: Tensor) -> Tensor:
