@@ -29,6 +29,7 @@ from seq2seq import finetune  # noqa: E402
 from seq2seq.arguments import Arguments, recipe_of  # noqa: E402
 from seq2seq.decoding import decode  # noqa: E402
 from seq2seq.loading import Family, load_base  # noqa: E402
+from seq2seq.output_layer import Predictions  # noqa: E402
 from seq2seq.parsing import parse  # noqa: E402
 from seq2seq.report import Report  # noqa: E402
 from seq2seq.runs import Run  # noqa: E402
@@ -55,12 +56,12 @@ class PeftModule(LanguageModelingModule):
         )
         self.model = get_peft_model(model, config).to(at_least_float32(model.dtype))
 
-    def predictions(self, batch: dict[str, Tensor], model: Any = None) -> tuple[Tensor, Tensor]:
-        """Logits (N, V) of the target tokens and these tokens (N,), through PEFT's own forward."""
+    def predictions(self, batch: dict[str, Tensor], model: Any = None) -> Predictions:
+        """What is predicted for the target tokens, through PEFT's own forward."""
         targets = self.targets(batch).flatten()
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         logits = self.model(**inputs, use_cache=False).logits.flatten(0, 1)
-        return logits[targets != -100], targets[targets != -100]
+        return Predictions(targets[targets != -100], logits[targets != -100])
 
 
 class InDouble:

@@ -27,7 +27,7 @@ from benchmarks.adapters_peer import AdaptersWorker
 from benchmarks.shapes import DTYPES, Setting, base_model, inputs_of, search_options, step_of, stock_loss
 from seq2seq.generation import generate
 from seq2seq.lightning_base import predictions
-from seq2seq.losses import next_tokens, target_loss
+from seq2seq.losses import next_tokens
 from seq2seq.padding import holds_padding
 from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.unpadded import real_tokens
@@ -109,7 +109,7 @@ def loss_on_targets(prefix: Any, batch: dict[str, Tensor]) -> Tensor:
     real = real_tokens(batch["attention_mask"]) if decoder else None
     known = {"padded": holds_padding(batch), **({} if real is None else {"real_tokens": real})}
     targets = next_tokens(batch["labels"]) if decoder else batch["labels"]
-    return target_loss(*predictions(prefix, {**batch, **known}, targets))
+    return predictions(prefix, {**batch, **known}, targets).loss()
 
 
 def peft_model(setting: Setting, model: Any, mid_dim: int) -> Any:

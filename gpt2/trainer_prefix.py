@@ -10,20 +10,20 @@ from torch import Tensor
 
 from seq2seq.finetune import SummarizationModule
 from seq2seq.lightning_base import PrefixTransformer
-from seq2seq.losses import target_loss
+from seq2seq.output_layer import Predictions
 
 
 class LanguageModelingModule(SummarizationModule):
     """A decoder that continues ` source <eos>` with the target; --objective_mode says how its losses are averaged."""
 
-    def average_loss(self, logits: Tensor, targets: Tensor, rows: int, label_smoothing: float = 0.0) -> Tensor:
+    def average_loss(self, predictions: Predictions, rows: int, label_smoothing: float = 0.0) -> Tensor:
         """Cross-entropy of the target tokens in float32: their mean, or in training the mean over rows of row sums.
 
         Objective 1 is the authors' default in `train_e2e`; validation is always the mean over tokens.
         """
         if self.arguments.objective_mode == 0 or not self.training:
-            return super().average_loss(logits, targets, rows, label_smoothing)
-        return target_loss(logits, targets, label_smoothing, divisor=rows)
+            return super().average_loss(predictions, rows, label_smoothing)
+        return predictions.loss(label_smoothing, divisor=rows)
 
 
 class PrefixLanguageModelingModule(PrefixTransformer, LanguageModelingModule):

@@ -20,7 +20,8 @@ from transformers import get_constant_schedule_with_warmup, get_linear_schedule_
 from seq2seq.arguments import Arguments
 from seq2seq.callbacks import total_steps
 from seq2seq.kept_files import describe_base
-from seq2seq.losses import logits_at, next_tokens, target_loss, target_positions
+from seq2seq.losses import next_tokens, target_positions
+from seq2seq.output_layer import Predictions, output_at
 from seq2seq.padding import holds_padding, padding_known
 from seq2seq.prefix_attention import attention_can_change, disable_prefix, enable_prefix
 from seq2seq.prefixTuning import PrefixTuning
@@ -91,14 +92,14 @@ class BaseTransformer(pl.LightningModule):
 
     def loss(self, batch: dict[str, Tensor], label_smoothing: float = 0.0) -> Tensor:
         """The batch's cross-entropy (labels -100 carry none), averaged as `average_loss` says."""
-        return self.average_loss(*self.predictions(batch), len(batch["labels"]), label_smoothing)
+        return self.average_loss(self.predictions(batch), len(batch["labels"]), label_smoothing)
 
-    def average_loss(self, logits: Tensor, targets: Tensor, rows: int, label_smoothing: float = 0.0) -> Tensor:
-        """Mean cross-entropy of the logits (N, V) of a batch's target tokens (N,) from `rows` examples, in float32.
+    def average_loss(self, predictions: Predictions, rows: int, label_smoothing: float = 0.0) -> Tensor:
+        """Mean cross-entropy of what is predicted for a batch's target tokens, from `rows` examples, in float32.
 
         With smoothing ε: (1-ε)·nll + ε/V·Σ_v -log p, mean over tokens.
         """
-        return target_loss(logits, targets, label_smoothing)
+        return predictions.loss(label_smoothing)
 
     def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Any]:
         """Find a training batch's targets and padding on the CPU: a look on a GPU would wait for all work before."""
@@ -113,8 +114,8 @@ class BaseTransformer(pl.LightningModule):
         """The token to predict at each position (B, T), -100 where there is none."""
         return batch["labels"] if self.model.config.is_encoder_decoder else next_tokens(batch["labels"])
 
-    def predictions(self, batch: dict[str, Tensor], model: Any = None) -> tuple[Tensor, Tensor]:
-        """Logits (N, V) of the batch's target tokens alone, and these tokens (N,).
+    def predictions(self, batch: dict[str, Tensor], model: Any = None) -> Predictions:
+        """What is predicted for the batch's target tokens.
 
         model: another than the module's own, for example a teacher.
         """
@@ -135,13 +136,15 @@ class BaseTransformer(pl.LightningModule):
             enable_prefix(teacher)  # the same, faster
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        logits, targets = self.predictions(batch)
-        loss = self.average_loss(logits, targets, len(batch["labels"]), self.arguments.label_smoothing)
-        if self.teacher is not None:
+        ours = self.predictions(batch)
+        if self.teacher is None:
+            loss = self.average_loss(ours, len(batch["labels"]), self.arguments.label_smoothing)
+        else:
             with torch.no_grad():
-                theirs, _ = self.predictions(batch, self.teacher.eval())
-            weight = self.arguments.distill_weight
-            loss = (1 - weight) * loss + weight * distillation_loss(logits, theirs)
+                theirs = self.predictions(batch, self.teacher.eval())
+            weight, distilled = self.arguments.distill_weight, distillation_loss(ours.logits, theirs.logits)
+            loss = self.average_loss(ours, len(batch["labels"]), self.arguments.label_smoothing)
+            loss = (1 - weight) * loss + weight * distilled
         size = len(batch["input_ids"])
         self.examples_seen += size
         self.log("train_loss", loss.detach(), batch_size=size)
@@ -235,8 +238,8 @@ class PrefixTransformer(BaseTransformer):
         return self.model
 
 
-def predictions(model: Any, batch: dict[str, Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, V) of a batch's target tokens alone, and these tokens (N,).
+def predictions(model: Any, batch: dict[str, Tensor], targets: Tensor) -> Predictions:
+    """What a model predicts for a batch's target tokens.
 
     model: a base, or one with a prefix or adapters. targets: to predict at each position (B, T), -100 where there is
     none. batch: as `on_before_batch_transfer` leaves it, or without what that adds.
@@ -248,11 +251,11 @@ def predictions(model: Any, batch: dict[str, Tensor], targets: Tensor) -> tuple[
     positions = batch["positions"] if "positions" in batch else target_positions(targets)
     with (
         unpadded(base, batch["input_ids"], batch.get("real_tokens")) as places,
-        logits_at(base, places(positions)),
+        output_at(base, places(positions)) as output,
         padding_known(batch.get("padded")),  # type: ignore[arg-type]
     ):
-        logits = model(**inputs, use_cache=False).logits.flatten(0, 1)  # [0] would zero it all backward
-    return logits, targets.flatten()[positions]
+        logits = model(**inputs, use_cache=False).logits
+    return output.predictions(logits, targets.flatten()[positions])
 
 
 def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -1,12 +1,10 @@
-"""Losses that transformers' own do not give exactly, and logits of the target tokens alone.
+"""Losses that transformers' own do not give exactly; output_layer.py has the loss of a frozen output layer.
 
 Shapes: B batch, T tokens, N target tokens of the batch, V vocabulary, d width, R rows of a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,23 +60,6 @@ def target_positions(tokens: Tensor) -> Tensor:
     return (tokens.flatten() != IGNORE).nonzero()[:, 0]
 
 
-@contextmanager
-def logits_at(model: Any, positions: Tensor) -> Iterator[None]:
-    """While open, the model's logits are (1, N, V): the output layer computes those at positions (N,) of B·T alone.
-
-    GPT-2's output layer is a third of its work, and most positions hold a source or padding.
-    """
-
-    def select(layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        return (inputs[0].flatten(0, 1).index_select(0, positions)[None],)
-
-    hook = model.get_output_embeddings().register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
 def target_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, divisor: float | None = None) -> Tensor:
     """Cross-entropy of logits (N, V) against tokens (N,), at least in float32: its sum over `divisor`; None = the mean.
 
@@ -93,26 +74,16 @@ class _TargetLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, smoothing: float, divisor: float) -> Tensor:
-        with_gradient = ctx.needs_input_grad[0]
-        gradient = torch.empty_like(logits) if with_gradient else None
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         rows = max(1, BLOCK // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
         total = logits.new_zeros((), dtype=at_least_float32(logits.dtype))
         for first in range(0, len(logits), rows):
-            block, column = logits[first : first + rows].to(total.dtype), targets[first : first + rows, None]
-            greatest = block.amax(1, keepdim=True)
-            weights_RV = (block - greatest).exp_()
-            sums = weights_RV.sum(1, keepdim=True)
-            losses = sums.log() + greatest - (1 - smoothing) * block.gather(1, column)
-            if smoothing:
-                losses -= smoothing * block.mean(1, keepdim=True)
-            total += losses.sum()
+            part = slice(first, first + rows)
+            block = logits[part].to(total.dtype, copy=True)
+            loss, of_logits = block_loss(block, targets[part], smoothing, divisor, gradient is not None)
+            total += loss
             if gradient is not None:
-                weights_RV.div_(sums * divisor).scatter_add_(
-                    1, column, torch.full_like(losses, (smoothing - 1) / divisor)
-                )
-                if smoothing:
-                    weights_RV.sub_(smoothing / block.shape[1] / divisor)
-                gradient[first : first + rows] = weights_RV
+                gradient[part] = of_logits
         ctx.save_for_backward(*([] if gradient is None else [gradient]))
         return total.div_(divisor)
 
@@ -122,3 +93,25 @@ class _TargetLoss(torch.autograd.Function):
         if upstream[0].device.type != "cpu" or upstream[0] != 1:  # on a GPU a look would wait
             gradient = gradient * upstream[0].to(gradient.dtype)
         return gradient, None, None, None
+
+
+def block_loss(
+    logits: Tensor, targets: Tensor, smoothing: float, divisor: float, with_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Sum of the losses of logits (R, V), which are used up, and the gradient of that sum over `divisor` (R, V).
+
+    Logits are at least in float32. Without gradient the second is not one.
+    """
+    column = targets[:, None]
+    losses = -(1 - smoothing) * logits.gather(1, column)
+    if smoothing:
+        losses -= smoothing * logits.mean(1, keepdim=True)
+    greatest = logits.amax(1, keepdim=True)
+    weights_RV = logits.sub_(greatest).exp_()
+    sums = weights_RV.sum(1, keepdim=True)
+    losses += sums.log() + greatest
+    if with_gradient:
+        weights_RV.div_(sums * divisor).scatter_add_(1, column, torch.full_like(losses, (smoothing - 1) / divisor))
+        if smoothing:
+            weights_RV.sub_(smoothing / logits.shape[1] / divisor)
+    return losses.sum(), weights_RV

@@ -10,9 +10,10 @@ from tiny import base, batch, check_same_step, close, exactness, prefixed, step
 from torch import Tensor
 from transformers.activations import NewGELUActivation
 
-from seq2seq import losses, prefix_attention
+from seq2seq import losses, output_layer, prefix_attention
 from seq2seq.fast_layers import FusedGELU
-from seq2seq.losses import logits_at, next_token_loss, next_tokens, target_loss, target_positions
+from seq2seq.losses import next_token_loss, next_tokens, target_loss, target_positions
+from seq2seq.output_layer import Predictions, output_at
 from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.product_attention import MOST_WEIGHTS, attend_by_products, products_pay
 from seq2seq.unpadded import unpadded
@@ -40,9 +41,9 @@ def step_on_targets(
         inputs["decoder_input_ids"] = labels.roll(1, 1).clamp(min=2)
     targets = next_tokens(labels) if is_decoder else labels
     positions = target_positions(targets)
-    with unpadded(prefix.model, inputs["input_ids"], places) as place, logits_at(prefix.model, place(positions)):
-        logits = prefix(**inputs).logits[0]
-    loss = torch.nn.functional.cross_entropy(logits, targets.flatten()[positions])
+    with unpadded(prefix.model, inputs["input_ids"], places) as place, output_at(prefix.model, place(positions)) as out:
+        logits = prefix(**inputs).logits
+    loss = out.predictions(logits, targets.flatten()[positions]).loss()
     loss.backward()
     return loss.detach(), {name: p.grad.clone() for name, p in prefix.prefix.named_parameters()}
 
@@ -73,7 +74,7 @@ def test_the_loss_on_targets_is_the_loss_on_all_logits(family: str) -> None:
 def test_the_output_layer_sees_targets_alone(family: str, targets: int) -> None:
     prefix, seen = prefixed(family), []
     layer = prefix.model.get_output_embeddings()
-    layer.register_forward_hook(lambda module, args, output: seen.append(tuple(output.shape[:2])))
+    layer.register_forward_hook(lambda module, args, output: seen.append(tuple(args[0].shape[:2])))
     step_on_targets(prefix, labelled(family))
     prefix(**labelled(family))
     assert seen == [(1, targets), tuple(labelled(family)["labels"].shape)]
@@ -103,6 +104,68 @@ def test_bfloat16_logits_are_summed_in_float32() -> None:
     (wanted,), (got,) = (torch.autograd.grad(loss, logits) for loss in (expected, found))
     assert got.dtype == torch.bfloat16
     close(got, wanted, 1e-6)
+
+
+# -- the loss of a frozen output layer ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("divisor", [None, 3])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_the_loss_from_states_is_the_loss_of_logits(
+    smoothing: float, divisor: int | None, with_bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(output_layer.BLOCK, "cpu", 4 * 50)  # 4 rows, so that the last block is not full
+    torch.manual_seed(1)
+    layer = torch.nn.Linear(6, 50, bias=False, dtype=torch.float64).requires_grad_(False)
+    states = torch.randn(11, 6, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(50, dtype=torch.float64) if with_bias else None
+    tokens = torch.arange(11)
+    of_logits = Predictions(tokens, states=states, layer=layer, bias=bias)
+    assert of_logits.logits.shape == (11, 50)
+    wanted = of_logits.loss(smoothing, divisor)
+    found = Predictions(tokens, states=states, layer=layer, bias=bias).loss(smoothing, divisor)
+    close(found, wanted, 1e-12)
+    one, other = (torch.autograd.grad(2 * loss, states)[0] for loss in (wanted, found))
+    close(other, one, 1e-12)
+
+
+def test_a_frozen_output_layer_in_bfloat16() -> None:
+    torch.manual_seed(1)
+    layer = torch.nn.Linear(16, 70, bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    states = torch.randn(300, 16, dtype=torch.bfloat16, requires_grad=True)
+    tokens = torch.arange(300) % 70
+    found = Predictions(tokens, states=states, layer=layer).loss()
+    assert found.dtype == torch.float32
+    exact = torch.nn.functional.cross_entropy(states.float() @ layer.weight.float().t(), tokens)
+    close(found, exact, 1e-3)
+    (got,), (wanted,) = (torch.autograd.grad(loss, states) for loss in (found, exact))
+    assert got.dtype == torch.bfloat16
+    close(got, wanted, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "frozen", "keeps"), [("gpt2", True, False), ("gpt2", False, True), ("t5gemma", True, True)]
+)
+def test_which_output_layers_compute_logits(family: str, frozen: bool, keeps: bool) -> None:
+    """Those that are trained, and those of families whose logits may be more than the layer's."""
+    model = base(family, "eager").requires_grad_(not frozen)
+    inputs = {name: x for name, x in batch(family).items() if name != "labels"}
+    if family == "t5gemma":
+        inputs["decoder_input_ids"] = inputs["input_ids"]
+    positions = torch.tensor([0, 2])
+    with output_at(model, positions) as output:
+        logits = model(**inputs, use_cache=False).logits
+    assert (logits.shape[1] == 2) == keeps
+    close(output.predictions(logits, positions).logits, model(**inputs).logits.flatten(0, 1)[positions])
+    assert "forward" not in vars(model.get_output_embeddings())
+
+
+def test_the_output_layer_is_itself_again_after_an_error() -> None:
+    model = base("gpt2").requires_grad_(False)
+    with pytest.raises(ZeroDivisionError), output_at(model, torch.tensor([0])):
+        raise ZeroDivisionError
+    assert model(**batch("gpt2")).logits.shape[1] == 7
 
 
 def test_targets_are_counted_row_by_row() -> None:
