@@ -14,6 +14,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from seq2seq.utils import UserError
 
 
+def checkpointed_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers whose activations are computed again in the backward pass."""
+    return [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing
+    ]
+
+
 @contextmanager
 def checkpoint_in_eval_mode(model: PreTrainedModel, training: bool) -> Iterator[bool]:
     """While open, layers in eval mode checkpoint too, though transformers' checkpoint only while training.
@@ -23,11 +32,7 @@ def checkpoint_in_eval_mode(model: PreTrainedModel, training: bool) -> Iterator[
     Raises UserError for reentrant checkpoints: they free the graph that the layers' prefixes share with the first of
     them, and lose the gradient where a layer's input has none.
     """
-    checkpointed: list[Any] = [
-        layer
-        for layer in (model.modules() if training else ())
-        if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing
-    ]
+    checkpointed: list[Any] = checkpointed_layers(model) if training else []
     if any(getattr(layer._gradient_checkpointing_func, "keywords", {}).get("use_reentrant") for layer in checkpointed):
         raise UserError(
             "gradient checkpointing with use_reentrant=True cannot train what is put into a frozen base; "

@@ -20,6 +20,7 @@ from transformers import get_constant_schedule_with_warmup, get_linear_schedule_
 from seq2seq.arguments import Arguments
 from seq2seq.callbacks import total_steps
 from seq2seq.kept_files import describe_base
+from seq2seq.lean_dropout import lean_dropout
 from seq2seq.losses import next_tokens, target_positions
 from seq2seq.output_layer import Predictions, output_at
 from seq2seq.padding import holds_padding, padding_known
@@ -253,6 +254,7 @@ def predictions(model: Any, batch: dict[str, Tensor], targets: Tensor) -> Predic
         unpadded(base, batch["input_ids"], batch.get("real_tokens")) as places,
         output_at(base, places(positions)) as output,
         padding_known(batch.get("padded")),  # type: ignore[arg-type]
+        lean_dropout(base),
     ):
         logits = model(**inputs, use_cache=False).logits
     return output.predictions(logits, targets.flatten()[positions])
