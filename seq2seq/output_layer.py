@@ -1,7 +1,7 @@
 """Logits and loss of the target tokens alone, and the loss of a frozen output layer without ever holding its logits.
 
-    hidden states (N, d) ──► 64 or so at a time: logits ─► loss, gradient of the logits ─► gradient of the states
-                                                          added up                         (N, d), kept for backward
+    hidden states   ──►   logits (R, V)   ──►   loss: added up                                     block by block
+    (N, d)                                      gradient of the logits ──► of the states (N, d): kept for backward
 
 The gradient that a frozen layer hands down needs nothing that comes later, so it is computed with the loss; logits and
 their gradient, of which there are 50,000 for each token, live for a block only. The products are as many as otherwise.
@@ -19,11 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seq2seq.checkpointing import checkpointed_layers
 from seq2seq.losses import block_loss, target_loss
+from seq2seq.stacks import layers_of
+from seq2seq.unpadded import RealTokens
 from seq2seq.utils import at_least_float32
 
 FAMILIES = ("bart", "gpt2", "llama", "mbart")  # whose logits are the output layer's, with final_logits_bias if any
-BLOCK = {"cpu": 2**22, "others": 2**26}  # logits of a block, 16 or 256 MB in float32; smaller is slower
+DECODERS = ("gpt2", "llama")  # whose layers end with `mlp`, which works on each token by itself
+BLOCK = {"cpu": 2**23, "others": 2**26}  # logits of a block at most, 32 or 256 MB in float32; smaller is slower
+ROWS = 16  # of a block are a multiple of it: others are multiplied slower
 
 
 class Predictions:
@@ -95,7 +100,8 @@ def output_at(model: Any, positions: Tensor) -> Iterator[Output]:
     """While open, the model's output layer sees the hidden states at positions (N,) of B·T alone.
 
     GPT-2's output layer is a third of its work, and most positions hold a source or padding. A frozen one computes no
-    logits at all: `Output.predictions` has what its loss comes of.
+    logits at all: `Output.predictions` has what its loss comes of. So does the MLP of a decoder's last layer, of whose
+    output at other positions nothing comes.
     """
 
     def select(layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
@@ -106,11 +112,52 @@ def output_at(model: Any, positions: Tensor) -> Iterator[Output]:
     if output.frozen:
         output.layer.forward = output.keep
     try:
-        yield output
+        with _last_mlp_at(model, positions):
+            yield output
     finally:
         hook.remove()
         if output.frozen:
             del output.layer.forward
+
+
+@contextmanager
+def _last_mlp_at(model: Any, positions: Tensor) -> Iterator[None]:
+    """While open, the last layer's MLP in a forward of the model sees positions (N,) of B·T alone; zeros elsewhere.
+
+    Not where it drops out, for it would draw other numbers, nor with gradient checkpointing or a compiled stack.
+    """
+    stack = model.base_model
+    if model.config.model_type not in DECODERS or model.training or "forward" in vars(stack):
+        yield
+        return
+    mlp: Any = layers_of(stack)[-1].mlp
+    if mlp._forward_hooks or mlp._forward_pre_hooks or checkpointed_layers(model):
+        yield
+        return
+    shape: list[int] = []
+    of_the_forward: list[Any] = []
+
+    def gather(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        shape[:] = inputs[0].shape[:2]
+        return (RealTokens(positions, *shape).in_a_row(inputs[0]),)
+
+    def spread(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        return RealTokens(positions, *shape).in_rows(output)
+
+    def begin(*_: Any) -> None:  # other forwards, for keys and values of a prefix, go through the stack alone
+        of_the_forward[:] = mlp.register_forward_pre_hook(gather), mlp.register_forward_hook(spread)
+
+    def end(*_: Any) -> None:
+        while of_the_forward:
+            of_the_forward.pop().remove()
+
+    hooks = model.register_forward_pre_hook(begin), model.register_forward_hook(end)
+    try:
+        yield
+    finally:
+        end()
+        for hook in hooks:
+            hook.remove()
 
 
 def _is_autocast(device: str) -> bool:
@@ -125,7 +172,7 @@ class _OutputLoss(torch.autograd.Function):
         ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, smoothing: float, divisor: float
     ) -> Tensor:
         gradient = torch.empty_like(states) if ctx.needs_input_grad[0] else None
-        rows = max(1, BLOCK["cpu" if states.device.type == "cpu" else "others"] // len(weight))
+        rows = max(1, BLOCK["cpu" if states.device.type == "cpu" else "others"] // len(weight) // ROWS) * ROWS
         total = states.new_zeros((), dtype=at_least_float32(states.dtype))
         for first in range(0, len(states), rows):
             part = slice(first, first + rows)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import base, batch, check_same_step, close, exactness, prefixed, step
+from tiny import base, batch, check_same_step, close, exactness, prefixed, prompts, step
 from torch import Tensor
 from transformers.activations import NewGELUActivation
 
@@ -16,6 +16,7 @@ from seq2seq.losses import next_token_loss, next_tokens, target_loss, target_pos
 from seq2seq.output_layer import Predictions, output_at
 from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.product_attention import MOST_WEIGHTS, attend_by_products, products_pay
+from seq2seq.stacks import layers_of
 from seq2seq.unpadded import unpadded
 
 FAMILIES = ["bart", "gpt2", "llama", "t5gemma"]
@@ -80,6 +81,40 @@ def test_the_output_layer_sees_targets_alone(family: str, targets: int) -> None:
     assert seen == [(1, targets), tuple(labelled(family)["labels"].shape)]
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("infix", [False, True])
+def test_the_last_mlp_sees_targets_alone(family: str, infix: bool) -> None:
+    prefix, inputs, seen = prefixed(family, infix=infix), labelled(family), []
+    if infix:
+        sources = prompts(family)
+        inputs |= {"source_ids": sources["input_ids"], "source_attention_mask": sources["attention_mask"]}
+    layers = layers_of(prefix.model.base_model)
+    norm = "ln_2" if family == "gpt2" else "post_attention_layernorm"
+    inner = "c_fc" if family == "gpt2" else "up_proj"
+    for module in (getattr(layers[0], norm), getattr(layers[-1].mlp, inner)):
+        module.register_forward_hook(lambda module, args, output: seen.append(tuple(output.shape[:2])))
+    step_on_targets(prefix, inputs)
+    targets, whole = int((next_tokens(inputs["labels"]) != -100).sum()), tuple(inputs["labels"].shape)
+    of_others = [whole, whole, (3, 4), (3, 4)] if infix else []  # the source's forward and the infix's
+    assert seen == [*of_others, whole, (1, targets)]
+    assert not layers[-1].mlp._forward_hooks and not prefix.model._forward_pre_hooks
+
+
+@pytest.mark.parametrize("why", ["dropout", "gradient checkpointing", "hooks of others"])
+def test_when_the_last_mlp_sees_everything(why: str) -> None:
+    prefix, inputs, seen = prefixed("gpt2"), labelled("gpt2"), []
+    mlp = layers_of(prefix.model.base_model)[-1].mlp
+    if why == "dropout":
+        prefix.model.train()
+    elif why == "gradient checkpointing":
+        prefix.train().model.gradient_checkpointing_enable({"use_reentrant": False})
+    else:
+        mlp.register_forward_hook(lambda module, args, output: None)
+    mlp.c_fc.register_forward_hook(lambda module, args, output: seen.append(tuple(output.shape[:2])))
+    step_on_targets(prefix, inputs)
+    assert set(seen) == {tuple(inputs["labels"].shape)}
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("divisor", [None, 3])
 def test_the_loss_in_blocks_is_torchs(smoothing: float, divisor: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +150,7 @@ def test_bfloat16_logits_are_summed_in_float32() -> None:
 def test_the_loss_from_states_is_the_loss_of_logits(
     smoothing: float, divisor: int | None, with_bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(output_layer, "ROWS", 1)
     monkeypatch.setitem(output_layer.BLOCK, "cpu", 4 * 50)  # 4 rows, so that the last block is not full
     torch.manual_seed(1)
     layer = torch.nn.Linear(6, 50, bias=False, dtype=torch.float64).requires_grad_(False)
