@@ -9,7 +9,8 @@ implementation can leave out, so that waste (padding, copies, logits that nobody
                        first block of a stack      no gradient to its input, so none through its projections of
                                                    queries, keys and values, nor to its queries and own keys and
                                                    values: attention's backward is 2·T·K·d for dW and 4·T·P·d for dK, dV
-                       output layer                on target tokens alone
+                       output layer, and the MLP   on target tokens alone
+                       of a decoder's last block
                        prefix MLP                  forward and twice that backward (weights are trained)
     beam search        encoder, cross keys and values, prompt: once a source; then one token a beam and step
 
@@ -42,7 +43,7 @@ def training_flops(setting: Setting, lengths: tuple[tuple[int, int], ...] | None
             total += layers * 12.0 * target * (prefix + source) * d
         else:
             tokens = source + target
-            total += _stack_training(tokens, _causal(tokens), layers, d, prefix)
+            total += _stack_training(tokens, _causal(tokens), layers, d, prefix) - 4.0 * source * 8 * d * d
         total += 4.0 * target * d * setting.vocabulary
     sites = 3 if setting.family == "bart" else 1
     mlp = 2.0 * prefix * setting.mid_dim * (d + 2 * layers * d)
