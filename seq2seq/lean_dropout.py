@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from seq2seq.checkpointing import checkpointed_layers
+from seq2seq.stacks import has_own_forward
 
 
 @contextmanager
@@ -25,8 +26,8 @@ def lean_dropout(model: Any) -> Iterator[None]:
     Not with gradient checkpointing, which computes again outside of here and compares what is kept, nor where the
     model's stack is compiled.
     """
-    compiled = "forward" in vars(model.base_model)
-    if not model.training or model.device.type != "cpu" or compiled or checkpointed_layers(model):
+    stock = not model.training or model.device.type != "cpu"
+    if stock or has_own_forward(model) or checkpointed_layers(model):
         yield
         return
     with _LeanDropout():

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from seq2seq.checkpointing import checkpointed_layers
 from seq2seq.losses import block_loss, target_loss
-from seq2seq.stacks import layers_of
+from seq2seq.stacks import has_own_forward, layers_of
 from seq2seq.unpadded import RealTokens
 from seq2seq.utils import at_least_float32
 
@@ -99,9 +99,9 @@ class Output:
 def output_at(model: Any, positions: Tensor) -> Iterator[Output]:
     """While open, the model's output layer sees the hidden states at positions (N,) of B·T alone.
 
-    GPT-2's output layer is a third of its work, and most positions hold a source or padding. A frozen one computes no
-    logits at all: `Output.predictions` has what its loss comes of. So does the MLP of a decoder's last layer, of whose
-    output at other positions nothing comes.
+    GPT-2's output layer is a third of its work, and most positions hold a source or padding. The MLP of a decoder's
+    last layer sees no more either: of its output at other positions nothing comes. A frozen output layer computes no
+    logits at all: `Output.predictions` has what its loss comes of.
     """
 
     def select(layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
@@ -126,11 +126,10 @@ def _last_mlp_at(model: Any, positions: Tensor) -> Iterator[None]:
 
     Not where it drops out, for it would draw other numbers, nor with gradient checkpointing or a compiled stack.
     """
-    stack = model.base_model
-    if model.config.model_type not in DECODERS or model.training or "forward" in vars(stack):
+    if model.config.model_type not in DECODERS or model.training or has_own_forward(model):
         yield
         return
-    mlp: Any = layers_of(stack)[-1].mlp
+    mlp: Any = layers_of(model.base_model)[-1].mlp
     if mlp._forward_hooks or mlp._forward_pre_hooks or checkpointed_layers(model):
         yield
         return

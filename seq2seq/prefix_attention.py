@@ -195,7 +195,7 @@ def _attend_with_prefix(attend: Callable[..., Any]) -> Callable[..., Any]:
             return attend(module, query, key, value, attention_mask, **kwargs)
         is_causal = kwargs.pop("is_causal", None)
         visible = live.visible if live is not None else None
-        if attention_mask is None and (module.is_causal if is_causal is None else is_causal) and query.shape[2] > 1:
+        if _hides_the_future(module, query, attention_mask, is_causal):
             attention_mask = _causal_mask(query, key)
         if attention_mask is not None and visible is None:
             shown = True if attention_mask.dtype == torch.bool else 0.0
@@ -251,9 +251,9 @@ def _attend_to_long(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    causal = mask is None and (module.is_causal if is_causal is None else is_causal) and query.shape[2] > 1
+    causal = _hides_the_future(module, query, mask, is_causal)
     scaling = query.shape[3] ** -0.5 if scaling is None else scaling
-    return attend_merged(query, key, value, live.shared(module, key.dtype), mask, bool(causal), scaling), None
+    return attend_merged(query, key, value, live.shared(module, key.dtype), mask, causal, scaling), None
 
 
 def _added_behind(visible: Tensor | None, own: Tensor, prefix: Tensor) -> Tensor:
@@ -289,8 +289,7 @@ def _sdpa(
     options: dict[str, Any] = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
     if _is_unusual(kwargs) or not products_pay(query, key.shape[2], dropout):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options, **kwargs)
-    causal = attention_mask is None and (module.is_causal if is_causal is None else is_causal)
-    if causal and query.shape[2] > 1:
+    if _hides_the_future(module, query, attention_mask, is_causal):
         attention_mask = _causal_mask(query, key)
     scaling = query.shape[3] ** -0.5 if scaling is None else scaling
     return attend_by_products(query, key, value, attention_mask, scaling, dropout), None
@@ -299,6 +298,11 @@ def _sdpa(
 def _is_unusual(options: dict[str, Any]) -> bool:
     """Whether an attention is given what only transformers' own knows."""
     return any(options.get(name) is not None for name in ("position_bias", "softcap", "cache"))
+
+
+def _hides_the_future(module: nn.Module, query: Tensor, mask: Tensor | None, is_causal: bool | None) -> bool:
+    """Whether an attention is causal without a mask that says so, and has more than one query."""
+    return mask is None and bool(module.is_causal if is_causal is None else is_causal) and query.shape[2] > 1
 
 
 def _causal_mask(query: Tensor, key: Tensor) -> Tensor:

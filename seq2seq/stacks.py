@@ -17,3 +17,8 @@ def stacks_of(model: Any) -> dict[str, Any]:
 def layers_of(stack: Any) -> list[nn.Module]:
     """A stack's layers from the first to the last; none where it is laid out otherwise."""
     return list(getattr(stack, "h", None) or getattr(stack, "layers", None) or [])
+
+
+def has_own_forward(model: Any) -> bool:
+    """Whether something else than its class computes the forward of a model's stack, as --compile makes it."""
+    return "forward" in vars(model.base_model)
