@@ -9,7 +9,7 @@ if __package__ in (None, ""):  # run as a file, also from inside its own folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from seq2seq.parsing import parse_into
-from seq2seq.utils import command
+from seq2seq.utils import command, quick_imports
 
 DESCRIPTION = "Decode a run: a split of its task, a file of sources, or lines as they are typed."
 
@@ -21,7 +21,8 @@ def main() -> int:
         from gpt2.generation_arguments import GenerationArguments
 
         options = parse_into(GenerationArguments, sys.argv[1:], "gen.py", DESCRIPTION, None)
-        from gpt2.run_generation import generate  # torch only after --help and mistakes are dealt with
+        with quick_imports():  # torch only after --help and mistakes are dealt with
+            from gpt2.run_generation import generate
 
         generate(options)
 

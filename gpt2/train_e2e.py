@@ -9,7 +9,7 @@ if __package__ in (None, ""):  # run as a file, also from inside its own folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from seq2seq.parsing import parse
-from seq2seq.utils import command
+from seq2seq.utils import command, quick_imports
 
 
 def main() -> int:
@@ -17,7 +17,8 @@ def main() -> int:
 
     def work() -> None:
         arguments = parse(None, "train_e2e.py")
-        from gpt2.run_language_modeling import run  # torch and Lightning only after --help and mistakes are dealt with
+        with quick_imports():  # torch and Lightning only after --help and mistakes are dealt with
+            from gpt2.run_language_modeling import run
 
         run(arguments)
 
