@@ -76,15 +76,16 @@ def decode(
     partial: where texts are kept as they come; a batch that is there already is not decoded again.
     """
     cache = Path(arguments.cache_dir).expanduser()
-    rows = [record if record.references else record._replace(references=("",)) for record in records]
-    tokens = tokenise(rows, form, task.max_source_length, task.test_max_target_length, cache, pairs="first")
+    wanted = [record if record.references else record._replace(references=("",)) for record in records]
+    tokens = tokenise(wanted, form, task.max_source_length, task.test_max_target_length, cache, pairs="first")
     print("".join(f"{line}\n" for line in tokens.report(what, ("source",))), end="", file=sys.stderr)
     model.to(device())
     order = LengthBuckets(tokens.source_lengths, tokens.target_lengths, arguments.eval_bsz, shuffle=False)
     texts = dict(partial.texts) if partial else {}
     left = [batch for batch in order if not texts.keys() >= set(batch)]
     shown = arguments.progress
-    with fast_search(model), DecodingProgress(what, len(tokens), done=len(texts), shown=shown) as progress:
+    rows = arguments.eval_bsz * task.search.num_beams
+    with fast_search(model, rows), DecodingProgress(what, len(tokens), done=len(texts), shown=shown) as progress:
         for batch in DataLoader(tokens, batch_sampler=left, collate_fn=form.prompts):
             on_device = {name: value.to(model.device) for name, value in batch.items()}
             generated = generate_texts(model, form, on_device, task.search)

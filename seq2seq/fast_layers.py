@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from transformers.activations import GELUActivation, NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
+from seq2seq.few_rows import FewRows, Then, fits
+
 SMALL = 256 * 256  # weights: a smaller float32 matrix is multiplied faster as it is
 
 
@@ -56,16 +58,19 @@ def _replace(model: nn.Module, old: type[nn.Module], new: type[nn.Module]) -> No
 
 
 @contextmanager
-def fast_layers(model: nn.Module) -> Iterator[None]:
+def fast_layers(model: nn.Module, rows: int | None = None) -> Iterator[None]:
     """While open, the linear layers of a model multiply with packed weights, here: other threads keep their own layers.
 
     For inference, gradients are lost. A GELU behind a layer is computed within it. Others stay as they are: those on
     other devices than the CPU, and precisions that oneDNN lacks. Weights that are changed meanwhile are not seen.
+
+    Args:
+        rows: the most that are multiplied in a step: sources times beams. Few are multiplied in a form of their own.
     """
     fast = dict(_fast.get())
     fused = {layer: gelu for layer, gelu in _linear_and_gelu(model) if _is_free(gelu)}
     new = [layer for layer in model.modules() if layer not in fast and _is_free(layer)]
-    fast.update({layer: forward for layer in new if (forward := _faster(layer, fused.get(layer))) is not None})
+    fast.update({layer: forward for layer in new if (forward := _faster(layer, fused.get(layer), rows)) is not None})
     fast.update({gelu: nn.Identity().forward for layer, gelu in fused.items() if layer in fast})
     replaced = [layer for layer in fast if layer not in _fast.get()]
     _switch(replaced)
@@ -122,24 +127,28 @@ def _linear_and_gelu(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
                 yield layer, gelu  # type: ignore[misc]
 
 
-def _faster(layer: nn.Module, gelu: nn.Module | None) -> Callable[[Tensor], Tensor] | None:
+def _faster(layer: nn.Module, gelu: nn.Module | None, rows: int | None) -> Callable[[Tensor], Tensor] | None:
     if type(layer) is nn.Linear:
-        return _packed(layer.weight, layer.bias, gelu)
+        return _packed(layer.weight, layer.bias, gelu, rows)
     if type(layer) is Conv1D:
-        return _packed(layer.weight.t(), layer.bias, gelu)
+        return _packed(layer.weight.t(), layer.bias, gelu, rows)
     return None
 
 
 @torch.no_grad()
-def _packed(weight: Tensor, bias: Tensor | None, gelu: nn.Module | None) -> Callable[[Tensor], Tensor] | None:
+def _packed(
+    weight: Tensor, bias: Tensor | None, gelu: nn.Module | None, rows: int | None
+) -> Callable[[Tensor], Tensor] | None:
     """The product with weights (out, in), packed, and the GELU of it; None where it would not be faster."""
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
     known = dtype == torch.float32 or dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available() or not known or weight.numel() < SMALL:
         return None
+    then: Then = ("none", [], "") if gelu is None else ("gelu", [], GELUS[type(gelu)])
+    if dtype == torch.float32 and fits(weight, rows):
+        return FewRows(weight, bias, then)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous())
     added = None if bias is None else bias.to(dtype)
-    then: tuple[str, list[float], str] = ("none", [], "") if gelu is None else ("gelu", [], GELUS[type(gelu)])
 
     def forward(states: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(states.to(dtype), packed, added, *then)

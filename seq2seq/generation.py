@@ -90,25 +90,35 @@ def generate(model: Any, *args: Any, drop_finished: bool = True, count_prompt: b
     def search(model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
         return beam_search(model, input_ids, drop_finished=drop_finished, count_prompt=count_prompt, **prepared)
 
-    with fast_search(model):
+    with fast_search(model, _rows(args, options)):
         return model.generate(*args, custom_generate=search, **options)  # type: ignore[operator]
 
 
 @contextmanager
-def fast_search(model: Any) -> Iterator[None]:
+def fast_search(model: Any, rows: int | None = None) -> Iterator[None]:
     """While open, the model searches faster: many searches in one cost the swap of its layers once.
 
     A base gets the attention that knows prefixes first, for with it come other GELUs, which the layers then hold.
+
+    Args:
+        rows: the most hypotheses at a time, sources times beams; None: not known.
     """
     stock = isinstance(model, PreTrainedModel) and attention_can_change(model)
     if stock:
         enable_prefix(model)
     try:
-        with fast_layers(model):
+        with fast_layers(model, rows):
             yield
     finally:
         if stock:
             disable_prefix(model)
+
+
+def _rows(args: tuple[Any, ...], options: dict[str, Any]) -> int | None:
+    """Sources times beams of a search, None where they are not told by tokens and an option."""
+    prompts = [*args[:1], options.get("input_ids"), options.get("inputs")]
+    sources = next((len(prompt) for prompt in prompts if prompt is not None), None)
+    return None if sources is None or "num_beams" not in options else sources * options["num_beams"]
 
 
 def _is_plain_beam_search(model: Any, args: tuple[Any, ...], options: dict[str, Any]) -> bool:
