@@ -47,6 +47,10 @@ class WrappedModel(nn.Module):
     def generation_config(self, config: GenerationConfig) -> None:
         self.model.generation_config = config
 
+    def can_generate(self) -> bool:
+        """Whether the base does; transformers' pipelines ask."""
+        return self.model.can_generate()
+
     @property
     def loss_type(self) -> Any:
         """The base's; by it Trainer knows how to count the tokens of accumulated batches."""

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from small_runs import write_gpt2_base
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from seq2seq.adapters import AdapterTuning
 from seq2seq.prefixTuning import PrefixEmbTuning, PrefixTuning
@@ -112,3 +114,20 @@ def test_a_model_that_is_wrapped_is_not_wrapped_again(first: Any, wrap: Any) -> 
 def test_a_value_out_of_range_is_an_error(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         PrefixTuning(tiny.base("gpt2"), **options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_pipeline_generates_with_it(kind: str, num_beams: int, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(write_gpt2_base(tmp_path / "base", tiny_tokenizer))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    inputs = tokenizer("the red", return_tensors="pt")
+    options: dict[str, Any] = {"max_new_tokens": 6, "num_beams": num_beams, "do_sample": False}
+    without = tokenizer.decode(base.generate(**inputs, **options)[0], skip_special_tokens=True)
+    wrapped = KINDS[kind](base).eval()
+    torch.manual_seed(1)
+    for parameter in filter(lambda parameter: parameter.requires_grad, wrapped.parameters()):
+        torch.nn.init.normal_(parameter)
+    with_it = tokenizer.decode(wrapped.generate(**inputs, **options)[0], skip_special_tokens=True)
+    texts = pipeline("text-generation", model=wrapped, tokenizer=tokenizer, device="cpu")("the red", **options)
+    assert texts[0]["generated_text"] == with_it != without
