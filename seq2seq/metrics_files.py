@@ -23,6 +23,8 @@ def read_scored(generated: Path, references: Path | None) -> dict[str, Texts]:
     part is scored by itself too. Raises UserError for a file that cannot be read as that.
     """
     for path in (generated, references):
+        if path is not None and path.is_dir():
+            raise UserError(f"{path}: is a folder; give a file in it (a run's is generations_test.jsonl)")
         if path is not None and not path.is_file():
             raise UserError(f"{path}: no such file")
     if generated.name.endswith(JSON_ENDINGS):

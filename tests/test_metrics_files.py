@@ -135,6 +135,7 @@ def test_mistakes_are_answered_with_one_line(capsys, tmp_path, files, json_lines
     empty.write_text("")
     assert f"{missing}: no such file" in mistake(capsys, missing, references)
     assert f"{missing}: no such file" in mistake(capsys, generated, missing)
+    assert f"{tmp_path}: is a folder; give a file in it" in mistake(capsys, tmp_path)
     assert f"{latin}:2: not UTF-8" in mistake(capsys, latin, references)
     assert f"{latin}:2: not UTF-8" in mistake(capsys, generated, latin)
     assert "no text to score" in mistake(capsys, empty, empty)
