@@ -17,6 +17,7 @@ from seq2seq.few_rows import LARGE, MOST, FewRows, Then, fits
 from seq2seq.generation import fast_search, generate
 
 INPUTS, OUTPUTS = 512, LARGE // 512
+EXACT = torch.backends.cpu.get_cpu_capability() == "AVX2"  # a processor that the form is for
 ROWS = (1, 3, 8, 17, 24, 30, 48, 50, 80, MOST, MOST + 1, 300)
 WIDE: dict[str, dict[str, Any]] = {
     "bart": {"d_model": 512, "encoder_ffn_dim": OUTPUTS, "decoder_ffn_dim": OUTPUTS, "init_std": 0.05},
@@ -54,7 +55,6 @@ def product_of(layer: nn.Linear, states: Tensor, then: Then) -> Tensor:
 @torch.no_grad()
 def test_any_number_of_rows_is_multiplied_as_by_the_product(then: Then) -> None:
     """Bit for bit where the form is used; elsewhere up to rounding."""
-    exact = torch.backends.cpu.get_cpu_capability() == "AVX2"
     layer, states = nn.Linear(INPUTS, OUTPUTS), torch.randn(300, INPUTS)
     few = FewRows(layer.weight, layer.bias, then)
     expected = product_of(layer, states, then)
@@ -63,7 +63,7 @@ def test_any_number_of_rows_is_multiplied_as_by_the_product(then: Then) -> None:
     for count in ROWS:
         got = few(states[:count, None])
         assert got.shape == (count, 1, OUTPUTS)
-        close(got[:, 0], expected[:count], 0.0 if exact else 1e-5)
+        close(got[:, 0], expected[:count], 0.0 if EXACT else 1e-5)
 
 
 @torch.no_grad()
@@ -101,7 +101,10 @@ def test_weights_are_packed_once_whatever_rows_come(packings: list[int]) -> None
 
 @torch.no_grad()
 def test_onednn_finds_the_weights_in_the_layout_it_wants(capfd: pytest.CaptureFixture[str]) -> None:
-    """It reports what it does: were the layout another, it would reorder the weights in every call."""
+    """It reports what it does: were the layout another, it would reorder the weights in every call.
+
+    Other processors than those that the form is for may want other layouts with a bias or a GELU.
+    """
     layer = nn.Linear(INPUTS, OUTPUTS)
     for then in (("none", [], ""), ("gelu", [], "tanh")):
         few = FewRows(layer.weight, layer.bias, then)
@@ -112,7 +115,8 @@ def test_onednn_finds_the_weights_in_the_layout_it_wants(capfd: pytest.CaptureFi
                 few(torch.randn(count, INPUTS))
             said = [line for line in capfd.readouterr().out.splitlines() if ",exec," in line]
             assert any(",convolution," in line for line in said)
-            assert not [line for line in said if ",reorder," in line and f"{OUTPUTS}x{INPUTS}" in line]
+            if EXACT:
+                assert not [line for line in said if ",reorder," in line and f"{OUTPUTS}x{INPUTS}" in line]
 
 
 def test_are_for_few_rows_of_large_and_shallow_float32_weights(avx2: None, monkeypatch: pytest.MonkeyPatch) -> None:
