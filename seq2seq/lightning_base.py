@@ -9,13 +9,12 @@ Shapes: B batch, S source length, T target length, N target tokens of a batch, V
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from seq2seq.arguments import Arguments
 from seq2seq.callbacks import total_steps
@@ -165,11 +164,10 @@ class BaseTransformer(pl.LightningModule):
             weight_decay=options.weight_decay,
             fused=True,  # one pass over memory instead of a dozen
         )
-        if options.lr_scheduler == "constant":
-            schedule = get_constant_schedule_with_warmup(optimizer, options.warmup_steps)
-        else:
-            total = int(total_steps(self.trainer, options.max_steps))
-            schedule = get_linear_schedule_with_warmup(optimizer, options.warmup_steps, total)
+        constant = options.lr_scheduler == "constant"
+        total = None if constant else int(total_steps(self.trainer, options.max_steps))
+        share = partial(share_of_rate, warmup=options.warmup_steps, total=total)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -237,6 +235,17 @@ class PrefixTransformer(BaseTransformer):
     def prefix(self) -> PrefixTuning:
         """The base with its prefix."""
         return self.model
+
+
+def share_of_rate(step: int, warmup: int, total: int | None) -> float:
+    """Of the learning rate, in a step: it rises from 0 for `warmup` steps and then falls to 0 at `total`, or stays.
+
+    The formulas are those of transformers' get_linear_schedule_with_warmup and get_constant_schedule_with_warmup, whose
+    module imports PEFT where that is installed: half a second of every start.
+    """
+    if step < warmup:
+        return step / warmup
+    return 1.0 if total is None else max(0.0, (total - step) / max(1, total - warmup))
 
 
 def predictions(model: Any, batch: dict[str, Tensor], targets: Tensor) -> Predictions:

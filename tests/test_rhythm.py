@@ -1,4 +1,4 @@
-"""When a training validates and stops, and that it goes on exactly where it was killed or ended."""
+"""When a training validates and stops, its learning rates, and that it goes on where it was killed or ended."""
 
 from pathlib import Path
 from typing import Any
@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 from toy_trainings import Line, fit
+from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from seq2seq.callbacks import Checkpoints, MetricsCsv
 from seq2seq.curves import read_rows
+from seq2seq.lightning_base import share_of_rate
 from seq2seq.rhythm import StopAtStep, StopAtTime, StopOnScore, ValidateEverySteps
 
 pytestmark = pytest.mark.usefixtures("quiet_and_light")
@@ -179,3 +181,17 @@ def test_a_stopped_training_stays_stopped_and_more_patience_lets_it_go_on(tmp_pa
     assert run(patience=2, resume=False) == [5, 10, 15]
     assert run(patience=2, resume=True) == []
     assert run(patience=4, resume=True) == [20, 25]
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 4, 12])
+@pytest.mark.parametrize("total", [None, 10, 12])
+def test_the_learning_rates_are_those_of_transformers_schedules(warmup: int, total: int | None) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    if total is None:
+        schedule = get_constant_schedule_with_warmup(optimizer, warmup)
+    else:
+        schedule = get_linear_schedule_with_warmup(optimizer, warmup, total)
+    for step in range(15):
+        assert 0.3 * share_of_rate(step, warmup, total) == schedule.get_last_lr()[0]
+        optimizer.step()
+        schedule.step()

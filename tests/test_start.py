@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -44,6 +45,13 @@ def test_who_has_turned_it_off_finds_it_off() -> None:
     with quick_imports():
         pass
     assert not gc.isenabled()
+
+
+def test_peft_is_not_imported() -> None:
+    """Half a second where it is installed; transformers' schedules of learning rates would import it."""
+    code = "import sys, seq2seq.finetune; print('peft' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize(
