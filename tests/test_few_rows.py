@@ -68,9 +68,11 @@ def test_any_number_of_rows_is_multiplied_as_by_the_product(then: Then) -> None:
 
 @torch.no_grad()
 def test_states_that_are_a_part_and_weights_that_are_turned() -> None:
-    weight, states = torch.randn(INPUTS, OUTPUTS), torch.randn(6, 4, INPUTS)
+    weight, states = torch.randn(INPUTS, OUTPUTS) / INPUTS**0.5, torch.randn(6, 4, INPUTS)
     few = FewRows(weight.t(), None, ("none", [], ""))
     close(few(states[:, -1:]), states[:, -1:] @ weight, 1e-4)
+    many = torch.randn(2, MOST, INPUTS)
+    close(few(many), many @ weight, 1e-4)
 
 
 @torch.no_grad()
