@@ -84,7 +84,7 @@ def decode(
     texts = dict(partial.texts) if partial else {}
     left = [batch for batch in order if not texts.keys() >= set(batch)]
     shown = arguments.progress
-    rows = arguments.eval_bsz * task.search.num_beams
+    rows = max(map(len, left), default=0) * task.search.num_beams
     with fast_search(model, rows), DecodingProgress(what, len(tokens), done=len(texts), shown=shown) as progress:
         for batch in DataLoader(tokens, batch_sampler=left, collate_fn=form.prompts):
             on_device = {name: value.to(model.device) for name, value in batch.items()}

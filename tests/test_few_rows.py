@@ -176,3 +176,6 @@ def test_a_decoding_says_how_many_rows_its_batches_have(
     monkeypatch.setattr(decoding, "fast_search", spy)
     start(**{**small, "max_steps": 1, "n_val": 0, "eval_bsz": 3, "num_beams": 2}, output_dir=tmp_path / "run")
     assert set(given) == {6}
+    del given[:]
+    start(**{**small, "max_steps": 1, "n_val": 0, "eval_bsz": 64, "num_beams": 2}, output_dir=tmp_path / "larger")
+    assert set(given) == {2 * 5}  # there are no more records
