@@ -78,7 +78,7 @@ def train_step(name: str, setting: Setting, model: Any) -> Callable[[dict[str, T
         sites = ("decoder",) if "decoder only" in name else None
         prefix = PrefixTuning(model, setting.preseqlen, 0 if "flat" in name else setting.mid_dim, sites=sites)
         if "checkpointing" in name:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            prefix.activation_checkpointing_enable()
         return step_of(prefix, loss_on_targets)
     if name.startswith("peft"):
         return step_of(peft_model(setting, model, setting.mid_dim if "MLP" in name else 0), stock_loss)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from seq2seq.arguments import Arguments
 from seq2seq.callbacks import total_steps
+from seq2seq.checkpointing import keep_no_activations
 from seq2seq.kept_files import describe_base
 from seq2seq.lean_dropout import lean_dropout
 from seq2seq.losses import next_tokens, target_positions
@@ -59,7 +60,7 @@ class BaseTransformer(pl.LightningModule):
         self.examples_seen = 0
         self._resumed: tuple[int, int] = (0, 0)  # epoch, batches of it that are done
         if arguments.gradient_checkpointing:
-            self.base.gradient_checkpointing_enable({"use_reentrant": False})
+            keep_no_activations(self.base)
 
     @property
     def base(self) -> Any:

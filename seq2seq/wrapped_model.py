@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from seq2seq.checkpointing import keep_no_activations
 from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
@@ -69,16 +70,26 @@ class WrappedModel(nn.Module):
         """The base's: by it Trainer tells whether label smoothing has to shift the labels."""
         return self.model._get_name()
 
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """The base's gradient checkpointing and its options, not reentrant where nothing is said."""
+        keep_no_activations(self.model, activation_checkpointing_kwargs, **options)
+
+    def activation_checkpointing_disable(self) -> None:
+        """Keep all activations again."""
+        model = self.model
+        (getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable)()
+
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
     ) -> None:
-        """The base's gradient checkpointing and its options, not reentrant where nothing is said."""
-        how = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
-        self.model.gradient_checkpointing_enable(how, **options)
+        """`activation_checkpointing_enable` by the name that transformers had for it."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
 
     def gradient_checkpointing_disable(self) -> None:
-        """Keep all activations again."""
-        self.model.gradient_checkpointing_disable()
+        """`activation_checkpointing_disable` by the name that transformers had for it."""
+        self.activation_checkpointing_disable()
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """Labels (B, T) shifted right, as transformers' collator of sequence-to-sequence batches asks for them."""

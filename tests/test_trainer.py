@@ -15,6 +15,7 @@ pytest.importorskip("accelerate")
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments  # noqa: E402
 
 from seq2seq.adapters import AdapterTuning  # noqa: E402
+from seq2seq.checkpointing import checkpointed_layers  # noqa: E402
 from seq2seq.prefixTuning import PrefixTuning  # noqa: E402
 
 NO_DROPOUT: dict[str, dict[str, float]] = {
@@ -78,6 +79,13 @@ def test_a_prefix_of_gpt2_is_trained_the_same_in_every_way(options: str, tmp_pat
         trained(prefix, "gpt2", tmp_path / name, **OPTIONS[name])
         kept.append(prefix.key_values()["decoder"])
     torch.testing.assert_close(kept[0], kept[1], atol=1e-6, rtol=0.0)
+
+
+def test_checkpointing_is_turned_on_by_the_name_that_trainer_goes_on_to_use(tmp_path: Path, recwarn: Any) -> None:
+    prefix = PrefixTuning(base("bart"), 4, 8)
+    trained(prefix, "bart", tmp_path, **OPTIONS["checkpointing"])
+    assert checkpointed_layers(prefix.model)
+    assert not [warning for warning in recwarn if "PrefixTuning" in str(warning.message)]
 
 
 @pytest.mark.parametrize("family", ["bart", "gpt2"])

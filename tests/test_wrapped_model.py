@@ -90,7 +90,7 @@ def test_the_losses_of_accumulated_batches_are_divided_by_their_tokens(kind: str
 def test_reentrant_checkpoints_are_an_error_that_says_what_to_type(kind: str, family: str) -> None:
     wrapped = KINDS[kind](tiny.base(family)).train()
     wrapped.model.gradient_checkpointing_enable({"use_reentrant": True})
-    with pytest.raises(UserError, match=r'gradient_checkpointing_enable\(\{"use_reentrant": False\}\)'):
+    with pytest.raises(UserError, match=r'activation_checkpointing_enable\(\{"use_reentrant": False\}\)'):
         wrapped(**tiny.batch(family))
     wrapped.model.gradient_checkpointing_enable({"use_reentrant": False})
     wrapped(**tiny.batch(family)).loss.backward()

@@ -1,0 +1,63 @@
+"""What turning gradient checkpointing on does beside the checkpoints: tests of the checkpoints are with each model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import tiny
+from torch import nn
+
+from seq2seq.adapters import AdapterTuning
+from seq2seq.checkpointing import checkpointed_layers, keep_no_activations
+from seq2seq.prefixTuning import PrefixTuning
+
+HOLES = """
+import sys, torch
+from seq2seq.checkpointing import return_freed_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+if sys.argv[1] == "ask":
+    assert return_freed_memory()
+del (blocks := [torch.ones(2**21) for _ in range(4)])[:]  # glibc sees blocks of 8 MB freed
+before = resident()
+blocks = []
+for _ in range(40):
+    blocks.append((torch.ones(2**21), torch.ones(2**12)))  # the small ones stay
+blocks = [small for _, small in blocks]
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is freed is given back on Linux alone")
+def test_freed_blocks_leave_the_process_where_that_is_asked_for() -> None:
+    def left(how: str) -> int:
+        done = subprocess.run([sys.executable, "-c", HOLES, how], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert left("ask") < 20e6 < 200e6 < left("do not ask")
+
+
+@pytest.mark.parametrize("family", ["bart", "gpt2", "llama"])
+def test_no_gradient_is_asked_of_frozen_embeddings(family: str) -> None:
+    seen = []
+    base = tiny.base(family).requires_grad_(False)
+    keep_no_activations(base)
+    for module in filter(lambda module: isinstance(module, nn.Embedding), base.modules()):
+        module.register_forward_hook(lambda module, inputs, output: seen.append(output.requires_grad))
+    PrefixTuning(base, 3, mid_dim=4).train()(**tiny.batch(family)).loss.backward()
+    assert seen and not any(seen)
+
+
+@pytest.mark.parametrize("wrap", [PrefixTuning, AdapterTuning])
+def test_it_is_turned_on_and_off_by_either_name(wrap: Any) -> None:
+    wrapped = wrap(tiny.base("bart"))
+    for word in ("activation", "gradient"):
+        getattr(wrapped, f"{word}_checkpointing_enable")()
+        assert len(checkpointed_layers(wrapped.model)) == 4
+        getattr(wrapped, f"{word}_checkpointing_disable")()
+        assert not checkpointed_layers(wrapped.model)
