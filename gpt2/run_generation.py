@@ -7,6 +7,7 @@ Texts are kept as they come (partial_outputs.py), so a decoding that was killed 
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,7 +29,7 @@ from seq2seq.partial_outputs import PartialOutputs
 from seq2seq.readers import ending, numbered_lines, table_records, texts
 from seq2seq.records import Record, first_of_each_part, load_records
 from seq2seq.report import Report
-from seq2seq.runs import Run, write_atomically
+from seq2seq.runs import Run, refuse_unwritable, write_atomically
 from seq2seq.tasks import Task
 from seq2seq.text_forms import TextForm
 from seq2seq.training import quiet_libraries
@@ -43,22 +44,29 @@ def generate(options: GenerationArguments) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     run = Run.open(options.run or CARRIED_RUN, needs=("config.yaml",))
-    arguments = as_arguments(options, run)
+    try:
+        arguments = as_arguments(options, run)
+        task = chosen_task(arguments)
+    except TypeError as error:
+        raise UserError(f"{run.config}: a value is of the wrong kind ({error}); correct it") from error
     say_if_slow(arguments.precision)
-    task = chosen_task(arguments)
     records = None
     if options.input is None:
         records = read_split(task, arguments, options)
     elif options.input != STANDARD_INPUT:
         records = read_sources(Path(options.input))[: options.n_test]
     family = family_of(run)
+    output, what = output_file(options, run), options.input or options.split or "test"
+    if output is not None:
+        refuse_unwritable(output.parent, "--output" if options.output else "--run")
     model, tokenizer = load_run(run, arguments, task, family)
     model.eval()
     form = family.form(arguments, tokenizer)
     if records is None:
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # whatever the locale
         answer_lines(model, form, task, sys.stdin)
         return
-    output, what = output_file(options, run), options.input or options.split or "test"
     if output is None:
         decoded = decode(model, form, records, task, replace(arguments, progress=False), what)
         print("\n".join(map(in_a_line, decoded)))
@@ -139,7 +147,12 @@ def _source_of(row: Mapping[str, object], place: str) -> tuple[str, list[str]]:
 def output_file(options: GenerationArguments, run: Run) -> Path | None:
     """Where the texts go; None = the screen."""
     if options.output:
-        return Path(options.output)
+        path = Path(options.output)
+        if options.input and path.exists() and path.samefile(options.input):
+            raise UserError(f"--output {path}: is the --input; give another")
+        if run.needs(path):
+            raise UserError(f"--output {path}: is a file of the run; give another")
+        return path
     if options.input:
         return None
     if options.run is None:
@@ -203,3 +216,9 @@ def _typed(lines: Iterable[str]) -> Iterator[str]:
         yield from (line.rstrip("\r\n") for line in lines if line.strip())
     except UnicodeDecodeError as error:
         raise UserError(f"--input -: a line is not UTF-8 ({error.reason}); convert it") from error
+
+
+if __name__ == "__main__":  # by the name that the authors' script has
+    from gpt2.gen import main
+
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from transformers import AutoModelForCausalLM
@@ -35,3 +36,9 @@ GPT2 = Family(
 def run(arguments: Arguments) -> None:
     """Do what the arguments say with a decoder: train and evaluate, evaluate a run, or pretrain."""
     finetune.run(arguments, GPT2)
+
+
+if __name__ == "__main__":  # by the name that the authors' script has
+    from gpt2.train_e2e import main
+
+    sys.exit(main())

@@ -41,7 +41,7 @@ class Beams:
         running = torch.full((sources, number, config.max_length), fill, device=device)
         running[:, :, :length] = prompts[:, None]
         parents = torch.full((sources, number, config.max_length - length), -1, dtype=torch.int32, device=device)
-        scores = torch.full((sources, number), IMPOSSIBLE, device=device)
+        scores = torch.full((sources, number), IMPOSSIBLE, dtype=torch.float32, device=device)
         running_scores = scores.clone()
         running_scores[:, 0] = 0.0
         finished = torch.zeros((sources, number), dtype=torch.bool, device=device)

@@ -368,7 +368,11 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: pl.Trainer, path: Path) -> None:
         partial = path.with_name(f"{path.name}.tmp")
-        trainer.save_checkpoint(partial)  # called by every process, written by the first
+        try:
+            trainer.save_checkpoint(partial)  # called by every process, written by the first
+        except OSError:  # a full disk; the earlier checkpoint stays
+            partial.unlink(missing_ok=True)
+            raise
         if trainer.is_global_zero:
             os.replace(partial, path)
         if path == self.last:

@@ -36,6 +36,7 @@ def generate_texts(model: Any, form: TextForm, batch: dict[str, Tensor], search:
         options |= {"count_prompt": True} if search.length_norm == "prompt" else {}
     if isinstance(form, Seq2SeqForm):
         options |= {"min_length": search.min_length, "max_length": search.max_length}
+        options |= {"min_new_tokens": None, "max_new_tokens": None}  # a base's own would win over these lengths
     else:
         options |= {"min_new_tokens": search.min_length, "max_new_tokens": search.max_length}
         options |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": form.pad}

@@ -37,6 +37,13 @@ def acts_in(option: str, mode: str) -> bool:
 
 # Options that act only beside another one: whether it is there, and what to say where it is not.
 NEEDS: dict[str, tuple[Callable[[Arguments], bool], str]] = {
+    **dict.fromkeys(
+        ("label_smoothing", "objective_mode"),
+        (
+            lambda a: not a.distill_from or a.distill_weight < 1.0,
+            "where the teacher alone is learnt from; give --distill_weight below 1",
+        ),
+    ),
     "deep": (lambda a: a.mid_dim > 0 or not a.deep, "without an MLP; give --mid_dim above 0"),
     "distill_weight": (lambda a: bool(a.distill_from), "without a teacher; give --distill_from"),
     "lowdata_seed": (lambda a: bool(a.lowdata), "where nothing is drawn; give --lowdata"),

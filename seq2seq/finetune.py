@@ -7,6 +7,7 @@ PrefixSummarizationModule, PrefixTranslationModule      --mode prefixtune, botht
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,11 +30,11 @@ from seq2seq.pretrain import Denoising, pretrain
 from seq2seq.records import Record, draw, first_of_each_part, load_records
 from seq2seq.report import Report
 from seq2seq.resuming import check_origin, check_resumable
-from seq2seq.runs import Run
+from seq2seq.runs import Run, refuse_unwritable
 from seq2seq.tasks import CARRIED, Search, Task, task_for
 from seq2seq.text_forms import CausalForm, Seq2SeqForm, TextForm
 from seq2seq.training import check_rhythm, check_tools, fit, quiet_libraries, restore_best
-from seq2seq.utils import UserError, say_if_slow
+from seq2seq.utils import UserError, changes, say_if_slow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -261,12 +262,28 @@ def evaluate_run(arguments: Arguments, family: Family) -> None:
     elsewhere = output_dir.resolve() != directory.directory.resolve()
     if elsewhere:
         Run.check(output_dir, overwrite=arguments.overwrite, inputs=inputs_of(arguments))
+    else:
+        refuse_unwritable(output_dir, "--prefix_model_path")
+        _say_what_is_replaced(directory, arguments)
     records = load_split(task, arguments, "test")
     model, tokenizer = load_run(directory, arguments, task, family)
     if elsewhere:
         directory = Run.create(output_dir, overwrite=arguments.overwrite)
         directory.write_config(recipe_of(arguments))
     evaluate(model, family.form(arguments, tokenizer), task, records, directory, arguments, family)
+
+
+def _say_what_is_replaced(run: Run, arguments: Arguments) -> None:
+    """A line on standard error where the run's own results give way to those of other options."""
+    now, own = recipe_of(arguments), run.read_config()
+    deciding = ("task", "data_dir", "n_test", "max_source_length", *Search.__dataclass_fields__)
+    known = [name for name in deciding if name in own]
+    if run.metrics.is_file() and (other := changes({n: own[n] for n in known}, {n: now.get(n) for n in known})):
+        print(
+            f"{run.metrics.name} and {run.generations('test').name} in {run.directory} are replaced by those of other "
+            f"options than config.yaml has ({other}); give --output_dir to keep them",
+            file=sys.stderr,
+        )
 
 
 def evaluate(

@@ -84,7 +84,10 @@ def generate(model: Any, *args: Any, drop_finished: bool = True, count_prompt: b
         if not count_prompt or options.get("num_beams", 1) == 1:
             return model.generate(*args, **options)
         if isinstance(model, PreTrainedModel):
-            raise UserError("--length_norm prompt: goes with plain beam search alone; leave the other options out")
+            raise UserError(
+                f"--length_norm prompt: goes with plain beam search of {', '.join(FAMILIES)} alone; "
+                "leave it out, or the options that ask for more"
+            )
         return model.generate(*args, count_prompt=True, **options)
 
     def search(model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
@@ -163,7 +166,7 @@ def beam_search(
     places = torch.arange(len(beams.running), device=input_ids.device)  # of the sources that are still in the batch
     log_probs = decoder.prefill()
     while True:
-        log_probs = apply_rules(logits_processor, beams.running[:, :, :length].flatten(0, 1), log_probs)
+        log_probs = apply_rules(logits_processor, beams.running[:, :, :length].flatten(0, 1), log_probs).float()
         beams, goes_on = beams.advance(model, log_probs, prompt, length, config, stopping_criteria, count_prompt)
         more, *done = torch.cat((goes_on[None], beams.done(config))).tolist()  # the step's one wait for the device
         if not more or all(done):

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from seq2seq.adapters import AdapterTuning
 from seq2seq.arguments import PREFIX_MODES, Arguments
+from seq2seq.generation import FAMILIES
 from seq2seq.prefix_computed import ids_of_words
 from seq2seq.prefixTuning import DEFAULT_LENGTH, PrefixTuning
 from seq2seq.runs import Run
@@ -71,6 +72,7 @@ def load_base(arguments: Arguments, task: Task, family: Family) -> tuple[PreTrai
     if arguments.mode in ("prefixtune", "adaptertune") and resolve_precision(arguments.precision) == "bf16":
         model = model.to(dtype=torch.bfloat16)  # type: ignore[call-arg]
     _check_positions(model, tokenizer, arguments, task, name)
+    _check_length_norm(model, task, name)
     _tell_languages(model, tokenizer, task)
     return model, tokenizer
 
@@ -83,6 +85,7 @@ def load_run(run: Run, arguments: Arguments, task: Task, family: Family) -> tupl
     if run.model.is_dir():
         model, tokenizer = load_pretrained(str(run.model), arguments, family)
         _check_positions(model, tokenizer, arguments, task, str(run.model))
+        _check_length_norm(model, task, str(run.model))
         _tell_languages(model, tokenizer, task)
     elif run.prefix.is_file() or run.adapters.is_file():
         model, tokenizer = load_base(arguments, task, family)
@@ -145,10 +148,21 @@ def _check_positions(
     prefix = _prefix_length(arguments, tokenizer)
     whole = prefix + task.max_source_length + max(task.max_target_length, task.search.max_length)
     if whole > table:  # a decoder has prefix, source and target in one row
+        most = task.max_source_length - (whole - table)
+        longest = "--max_target_length" if task.max_target_length >= task.search.max_length else "--max_length"
+        others = f"lower {longest}{' or --preseqlen' if prefix else ''}"
         raise UserError(
             f"--max_source_length {task.max_source_length}: with the target"
             f"{' and the prefix' if prefix else ''} a row has up to {whole} tokens, and {name} {table} positions; "
-            f"give at most {task.max_source_length - (whole - table)}"
+            f"{f'give at most {most}' if most > 0 else others}"
+        )
+
+
+def _check_length_norm(model: PreTrainedModel, task: Task, name: str) -> None:
+    """Before anything is trained: transformers' own beam search, which other families run, has no such length."""
+    if task.search.length_norm == "prompt" and task.search.num_beams > 1 and model.config.model_type not in FAMILIES:
+        raise UserError(
+            f"--length_norm prompt: {name} is a {model.config.model_type}; for {', '.join(FAMILIES)}: leave it out"
         )
 
 

@@ -15,14 +15,14 @@ from seq2seq.utils import UserError
 class PartialOutputs:
     """Texts of one decoding in a file beside its output; one JSON line a batch: `{"3": "text", "17": "text"}`.
 
-    The first line names the decoding by what its texts follow from. A file of another decoding is started again, a last
-    line that a kill has cut is dropped, so a batch is there as a whole or not at all. While open, it is open only once.
+    The first line names the decoding by what its texts follow from. What is behind a line that a kill has cut, or that
+    is damaged, is dropped, so a batch is there as a whole or not at all. While open, it is open only once.
 
     Args:
         path: the file; its folder exists.
         follows_from: plain values that decide the texts (model, sources, search, batch size).
 
-    Raises UserError where another process has it open.
+    Raises UserError where another process has it open, and where it holds texts of another decoding.
     """
 
     def __init__(self, path: Path, follows_from: Any) -> None:
@@ -35,14 +35,24 @@ class PartialOutputs:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{path}: another process decodes into it; wait for it, or give another --output") from None
-        kept = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-        if not kept or kept[0] != header:
-            kept = [header]
-        self.file.truncate(0)
-        self.file.write(b"".join(kept))
+        lines = path.read_bytes().splitlines(keepends=True)
+        good = len(header)
+        if lines[:1] != [header]:
+            if lines[1:] and _is_header(lines[0]):
+                raise UserError(
+                    f"{path}: holds texts of another decoding (other options, weights or sources); "
+                    "finish that one, or delete the file"
+                )
+            self.file.truncate(0)
+            self.file.write(header)
+            lines = []
+        for line in lines[1:]:
+            if (texts := _batch_of(line)) is None:
+                break
+            self.texts.update(texts)
+            good += len(line)
+        self.file.truncate(good)
         self.file.flush()
-        for line in kept[1:]:
-            self.texts.update({int(index): text for index, text in json.loads(line).items()})
 
     def add(self, batch: Mapping[int, str]) -> None:
         """Append the texts of a batch, by the numbers of their records."""
@@ -59,3 +69,16 @@ class PartialOutputs:
     def remove(self) -> None:
         """Delete the file: the output is written."""
         self.path.unlink(missing_ok=True)
+
+
+def _is_header(line: bytes) -> bool:
+    return line.startswith(b'{"decoding": ') and line.endswith(b"}\n")
+
+
+def _batch_of(line: bytes) -> dict[int, str] | None:
+    """The texts of a whole line, None for one that is cut or damaged."""
+    try:
+        texts = {int(index): text for index, text in json.loads(line).items()}
+    except (ValueError, AttributeError):
+        return None
+    return texts if line.endswith(b"\n") and all(isinstance(text, str) for text in texts.values()) else None

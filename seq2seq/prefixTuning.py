@@ -97,6 +97,9 @@ class PrefixTuning(PrefixFiles, WrappedModel):
     ) -> None:
         super().__init__()
         refuse_wrapped(model)
+        for name, value in (("preseqlen", preseqlen), ("mid_dim", mid_dim)):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise UserError(f"{name} {value!r}: is a {type(value).__name__}; give a whole number")
         if preseqlen < 1:
             raise UserError(f"preseqlen {preseqlen}: a prefix has at least one vector")
         if mid_dim < 0:

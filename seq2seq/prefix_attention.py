@@ -156,11 +156,12 @@ class LivePrefix:
         return max(key.shape[-2] for key, _ in self.key_values.values())
 
     def check_reached(self, sites: Iterable[Site]) -> None:
-        """Raise RuntimeError if a whole site never saw its prefix: the model does not hand arguments down to it."""
+        """Raise UserError if a whole site never saw its prefix: the model does not hand arguments down to it."""
         for site in sites:
             if site.modules[0] in self.key_values and not self.reached.intersection(site.modules):
-                raise RuntimeError(
-                    f"the prefix did not reach the {site.name} attention; this model drops keyword arguments"
+                raise UserError(
+                    f"the prefix did not reach the {site.name} attention: this model's layers drop keyword arguments; "
+                    "give another base, such as a BART, GPT-2 or Llama"
                 )
 
 

@@ -58,6 +58,12 @@ def read_options(path: Path) -> dict[str, Any]:
     return options
 
 
+def refuse_unwritable(folder: Path, flag: str) -> None:
+    """Raise UserError for a folder that is there and in which no file can be made."""
+    if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{flag} {folder}: cannot be written in; give another, or change its permissions")
+
+
 class Run:
     """A run directory's files by name, and the reading and writing of them.
 
@@ -129,6 +135,8 @@ class Run:
                 f"{run.directory} already holds a run ({found}); "
                 f"add {go_on}--overwrite to start again, or another --output_dir"
             )
+        for folder in (run.directory, run.checkpoints):
+            refuse_unwritable(folder, "--output_dir")
         return run
 
     @classmethod
@@ -320,6 +328,12 @@ class Run:
         path = Path(path).expanduser()
         return path.exists() and path.resolve().is_relative_to(self.directory.resolve())
 
+    def needs(self, path: Path) -> bool:
+        """Whether a path is one of the files that the run holds beside its generations."""
+        own = [self.directory / name for name in self._present() if not name.startswith("generations_")]
+        at = path.resolve()
+        return at.is_relative_to(self.model.resolve()) or any(at == file.resolve() for file in own)
+
     def _present(self) -> list[str]:
         """Names of the run's files that exist, the telling ones first."""
         named = [self.last_checkpoint, self.best_checkpoint, self.prefix, self.prefix_config, self.adapters]
@@ -337,6 +351,8 @@ class Run:
         # What a kill in the middle of a write leaves behind.
         for path in (self.last_checkpoint, self.best_checkpoint, self.metrics, self.metrics_csv, self.config):
             path.with_name(f"{path.name}.tmp").unlink(missing_ok=True)
+        for path in self.directory.glob("generations_*.jsonl.partial"):
+            path.unlink()
 
 
 def _plain(value: Any, where: str, *, finite: bool = False) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     import torch
 
 CACHE_NAMES = ("cache", "past_key_values")  # of the models' argument: from transformers 5.24 on, and before
+
+
+OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 
 class UserError(Exception):
@@ -39,16 +44,26 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def command(
-    main: Callable[[], None], interrupted: str = "interrupted; add --resume to go on from checkpoints/last.ckpt"
+    main: Callable[[], None],
+    interrupted: str = "interrupted; --resume goes on from checkpoints/last.ckpt (none yet: --overwrite starts again)",
 ) -> int:
-    """Run a command's `main`; a UserError becomes one line on standard error and exit code 2.
+    """Run a command's `main`; a UserError, or a disk that takes no more, becomes one line and exit code 2.
 
-    interrupted: what to say after Ctrl-C (exit code 130).
+    interrupted: what to say after Ctrl-C (exit code 130). Where nobody reads the output any more it ends with 141.
     """
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
+        return 141
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}; make room or change its permissions, or give another", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)

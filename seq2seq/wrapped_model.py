@@ -48,6 +48,10 @@ class WrappedModel(nn.Module):
     def generation_config(self, config: GenerationConfig) -> None:
         self.model.generation_config = config
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The base's token embeddings; Trainer's NEFTune asks for them."""
+        return self.model.get_input_embeddings()
+
     def can_generate(self) -> bool:
         """Whether the base does; transformers' pipelines ask."""
         return self.model.can_generate()
@@ -97,10 +101,14 @@ class WrappedModel(nn.Module):
 
 
 def refuse_wrapped(model: Any) -> None:
-    """Raise UserError for a model that has something put into it already, in place of its base."""
+    """Raise UserError for a model that has something put into it already, in place of its base, or that is none."""
+    from transformers import PreTrainedModel
+
     if isinstance(model, WrappedModel):
         kind = type(model).__name__
         raise UserError(f"model: is a {kind} already; give its base, which {kind}.detach() returns")
+    if not isinstance(model, PreTrainedModel):
+        raise UserError(f"model: is a {type(model).__name__}; give a model of transformers")
 
 
 def _without_frozen_base(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:

@@ -92,6 +92,10 @@ class TestFlags:
             (["--mode=adaptertune", "--top_layers=7"], "--top_layers: does nothing in --mode adaptertune"),
             (["--deep", "--mid_dim", "0"], "--deep: does nothing without an MLP; give --mid_dim above 0"),
             (["--distill_weight", "0.5"], "--distill_weight: does nothing without a teacher; give --distill_from"),
+            (
+                ["--label_smoothing", "0.1", "--distill_from", "x"],
+                "--label_smoothing: does nothing where the teacher alone is learnt from; give --distill_weight below 1",
+            ),
             (["--lowdata_seed", "3"], "--lowdata_seed: does nothing where nothing is drawn; give --lowdata"),
             (["--num_beams=1", "--length_penalty=2"], "--length_penalty: does nothing with one beam; give --num_beams"),
             (
@@ -256,10 +260,23 @@ class TestBase:
         base = small["model_name_or_path"]
         assert f"--{name} 65: {base} has 64 positions; give at most 64" == with_base(base, **{name: 65})
 
+    def test_whose_search_lacks_the_length(self, small, with_base, monkeypatch):
+        monkeypatch.setattr("seq2seq.loading.FAMILIES", ("gpt2", "llama"))
+        base = small["model_name_or_path"]
+        said = with_base(base, length_norm="prompt")
+        assert said == f"--length_norm prompt: {base} is a bart; for gpt2, llama: leave it out"
+
 
 class TestRuns:
     def test_that_do_not_exist(self, refuse):
         assert refuse(["--do_train", "no", "--prefix_model_path", "runs/none"]).startswith("runs/none does not exist")
+
+    def test_whose_results_are_replaced_by_others_say_so(self, finished, tmp_path, capsys):
+        run = shutil.copytree(finished, tmp_path / "run")
+        start(do_train="no", prefix_model_path=run, n_test=1, progress="no", threads=1)
+        assert f"metrics.json and generations_test.jsonl in {run} are replaced" in capsys.readouterr().err
+        start(do_train="no", prefix_model_path=finished, output_dir=tmp_path / "b", n_test=1, progress="no", threads=1)
+        assert "are replaced" not in capsys.readouterr().err
 
     def test_that_hold_no_prefix_yet(self, refuse, tmp_path, finished):
         half = tmp_path / "half"

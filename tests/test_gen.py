@@ -200,6 +200,11 @@ def test_what_another_decoding_left_is_not_gone_on_with(runs, tmp_path, monkeypa
     with pytest.raises(Killed):
         generate(GenerationArguments(max_length=2, **options))
     monkeypatch.undo()
+    left = (tmp_path / "out.jsonl.partial").read_bytes()
+    with pytest.raises(UserError, match="out.jsonl.partial: holds texts of another decoding"):
+        generate(GenerationArguments(**options))
+    assert (tmp_path / "out.jsonl.partial").read_bytes() == left
+    (tmp_path / "out.jsonl.partial").unlink()
     generate(GenerationArguments(**options))
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert rows == Run(runs["gpt2"]).read_generations("test")
@@ -214,6 +219,9 @@ def test_what_other_adapters_left_is_not_gone_on_with(runs, tmp_path, monkeypatc
     with pytest.raises(Killed):
         generate(GenerationArguments(run=str(runs["others"]), **options))
     monkeypatch.undo()
+    with pytest.raises(UserError, match="out.jsonl.partial: holds texts of another decoding"):
+        generate(GenerationArguments(run=str(runs["adapters"]), **options))
+    (tmp_path / "out.jsonl.partial").unlink()
     generate(GenerationArguments(run=str(runs["adapters"]), **options))
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert rows == Run(runs["adapters"]).read_generations("test") != Run(runs["others"]).read_generations("test")
@@ -226,6 +234,19 @@ def test_two_decodings_into_one_file_are_kept_apart(tmp_path):
             PartialOutputs(tmp_path / "out.partial", 2)
     with PartialOutputs(tmp_path / "out.partial", 1) as again:
         assert again.texts == {0: "a"}
+
+
+@pytest.mark.parametrize("damage", [b'{"1": "b', b'{"1": "b"', b"[1]\n", b'{"x": "b"}\n', b'{"1": 2}\n', b"\xff\n"])
+def test_texts_in_front_of_a_damaged_line_are_kept(tmp_path, damage):
+    with PartialOutputs(tmp_path / "out.partial", 1) as first:
+        first.add({0: "a"})
+        whole = first.path.read_bytes()
+    first.path.write_bytes(whole + damage)
+    with PartialOutputs(tmp_path / "out.partial", 1) as again:
+        assert again.texts == {0: "a"} and again.path.read_bytes() == whole
+        again.add({1: "c"})
+    with PartialOutputs(tmp_path / "out.partial", 1) as third:
+        assert third.texts == {0: "a", 1: "c"}
 
 
 class TestMistakes:
@@ -266,8 +287,9 @@ class TestMistakes:
         with pytest.raises(UserError, match=said):
             generate(GenerationArguments(run=str(runs["gpt2"]), input=str(tmp_path / name), **QUIET))
 
-    def test_typed_lines_that_are_no_text(self, runs, monkeypatch):
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8"))
+    @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # the second: a locale such as C.UTF-8
+    def test_typed_lines_that_are_no_text(self, runs, monkeypatch, errors):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8", errors=errors))
         with pytest.raises(UserError, match="--input -: a line is not UTF-8"):
             generate(GenerationArguments(run=str(runs["gpt2"]), input="-", **QUIET))
 
@@ -282,11 +304,39 @@ class TestMistakes:
         with pytest.raises(UserError, match="--max_source_length 5000: .*positions; give at most"):
             there = str(runs["gpt2"] / "config.yaml")
             generate(GenerationArguments(run=str(runs["finetuned"]), input=there, max_source_length=5000, **QUIET))
+        with pytest.raises(UserError, match="--max_source_length .*positions; lower --max_length$"):
+            generate(GenerationArguments(run=str(runs["finetuned"]), input=there, max_length=128, **QUIET))
 
     def test_a_recipe_is_no_option(self, monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["gen.py", "--config", "x.yaml"])
         assert gen.main() == 2
         assert "--config" in capsys.readouterr().err
+
+    def test_an_output_that_would_destroy_what_is_read(self, runs, tmp_path):
+        (tmp_path / "in.txt").write_text("a\n")
+        for path in (runs["gpt2"] / "prefix.safetensors", runs["finetuned"] / "model" / "config.json"):
+            before = path.read_bytes()
+            run = path.parent if path.parent.name != "model" else path.parent.parent
+            with pytest.raises(UserError, match="is a file of the run; give another"):
+                generate(GenerationArguments(run=str(run), output=str(path), overwrite=True, **QUIET))
+            assert path.read_bytes() == before
+        with pytest.raises(UserError, match="in.txt: is the --input; give another"):
+            file = str(tmp_path / "in.txt")
+            generate(GenerationArguments(run=str(runs["gpt2"]), input=file, output=file, overwrite=True, **QUIET))
+        assert (tmp_path / "in.txt").read_text() == "a\n"
+
+    def test_a_run_that_cannot_be_written_in(self, runs, monkeypatch):
+        monkeypatch.setattr("os.access", lambda path, how: Path(path) != runs["gpt2"])
+        with pytest.raises(UserError, match=f"--run {runs['gpt2']}: cannot be written in; give another"):
+            generate(GenerationArguments(run=str(runs["gpt2"]), **QUIET))
+
+    def test_a_value_of_another_kind_in_a_run(self, runs, tmp_path):
+        shutil.copytree(runs["gpt2"], tmp_path / "run")
+        config = tmp_path / "run" / "config.yaml"
+        lines = [line for line in config.read_text().splitlines() if not line.startswith("num_beams")]
+        config.write_text("\n".join([*lines, "num_beams: many"]))
+        with pytest.raises(UserError, match="config.yaml: a value is of the wrong kind"):
+            generate(GenerationArguments(run=str(tmp_path / "run"), **QUIET))
 
     def test_a_directory_that_is_no_run(self, tmp_path):
         with pytest.raises(UserError, match="is no finished run: config.yaml missing"):

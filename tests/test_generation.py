@@ -404,6 +404,26 @@ def test_a_counted_prompt_is_its_tokens_and_not_its_padding() -> None:
     for row, prompt in enumerate(prompts_by_length):
         alone = generate(model, input_ids=torch.tensor([prompt]), count_prompt=True, **options)[0, len(prompt) :]
         assert together[row, : len(alone)].tolist() == alone.tolist()
-    with pytest.raises(UserError, match="--length_norm prompt: goes with plain beam search alone"):
+    with pytest.raises(UserError, match="--length_norm prompt: goes with plain beam search of bart, gpt2, llama"):
         generate(model, input_ids=ids, attention_mask=mask, count_prompt=True, **options, output_scores=True,
                  return_dict_in_generate=True)  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+def test_scores_that_a_rule_makes_float64(family: str, searches: list[str]) -> None:
+    model, options = base(family, dtype=torch.float64), limited({"num_beams": 3, "guidance_scale": 1.5})
+    theirs = model.generate(**prompts(family), **options)
+    check_same(generate(model, **prompts(family), **options), theirs)
+    assert searches == ["beam_search"]
+
+
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+def test_a_search_does_not_hang_on_torchs_default_precision(family: str) -> None:
+    """As in a validation of Lightning's precision="bf16-true"."""
+    model, options = base(family), limited({"num_beams": 3})
+    expected = generate(model, **prompts(family), **options)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        check_same(generate(model, **prompts(family), **options), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)

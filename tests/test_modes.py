@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,17 @@ def test_every_way_trains_keeps_and_decodes_again(family, way, tmp_path):
     assert repeated.read_metrics()["test"] == run.read_metrics()["test"]
     trained = torch.load(run.last_checkpoint, weights_only=True)["state_dict"]
     assert sum(value.numel() for value in trained.values()) == run.read_metrics()["trainable_parameters"]
+
+
+def test_a_bases_own_lengths_do_not_win_over_the_tasks(small, tmp_path):
+    base = shutil.copytree(small["model_name_or_path"], tmp_path / "base")
+    config = json.loads((base / "generation_config.json").read_text())
+    (base / "generation_config.json").write_text(json.dumps({**config, "max_new_tokens": 2, "min_new_tokens": 1}))
+    options = {**small, "max_steps": 1, "n_val": 0}
+    runs = [start(**{**options, "model_name_or_path": name}, output_dir=tmp_path / str(i))
+            for i, name in enumerate((small["model_name_or_path"], base))]  # fmt: skip
+    one, other = (Run(run).read_generations("test") for run in runs if run)
+    assert one == other and any(len(row["generated"]) > 9 for row in one)
 
 
 @pytest.mark.parametrize("way", DECODERS_ONLY)

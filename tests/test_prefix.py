@@ -475,9 +475,9 @@ def test_a_model_that_drops_the_prefix_on_its_way_is_an_error(site: str) -> None
             return stock(*args, **kwargs)
 
         layer.forward = forward
-    with pytest.raises(RuntimeError, match=f"did not reach the {site} attention"):
+    with pytest.raises(UserError, match=f"did not reach the {site} attention"):
         prefix(**tiny.batch("bart"))
-    with pytest.raises(RuntimeError, match=f"did not reach the {site} attention"):
+    with pytest.raises(UserError, match=f"did not reach the {site} attention"):
         prefix.generate(**tiny.prompts("bart"), **SEARCH)
 
 

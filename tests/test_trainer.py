@@ -31,6 +31,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "smoothing": {"label_smoothing_factor": 0.1},
     "accumulation": {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2},
     "checkpointing": {"gradient_checkpointing": True},
+    "noise": {"neftune_noise_alpha": 5.0},
 }
 
 

@@ -103,9 +103,19 @@ def test_a_model_that_is_wrapped_is_not_wrapped_again(first: Any, wrap: Any) -> 
         wrap(first(tiny.base("gpt2")))
 
 
+@pytest.mark.parametrize("wrap", [PrefixTuning, AdapterTuning])
+@pytest.mark.parametrize("what", [None, "gpt2", torch.nn.Linear(2, 2)])
+def test_what_is_no_model_of_transformers_is_not_wrapped(what: Any, wrap: Any) -> None:
+    with pytest.raises(UserError, match="model: is a .*; give a model of transformers"):
+        wrap(what)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"preseqlen": 2.5}, "preseqlen 2.5: is a float; give a whole number"),
+        ({"preseqlen": True}, "preseqlen True: is a bool"),
+        ({"mid_dim": "8"}, "mid_dim '8': is a str"),
         ({"mid_dim": -1}, "mid_dim -1: an MLP is at least 1 wide"),
         ({"dropout": 1.5}, "dropout 1.5: is a share, at least 0 and below 1"),
         ({"dropout": -0.1}, "dropout -0.1: is a share"),

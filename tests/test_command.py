@@ -1,0 +1,79 @@
+"""How a command ends: one line and a code for what a user or a disk has done, a traceback for a mistake of ours."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from seq2seq.runs import Run
+from seq2seq.utils import UserError, command
+
+READER_GONE = """
+import sys
+from seq2seq.utils import command
+
+def work():
+    for _ in range(100_000):
+        print("line")
+
+sys.exit(command(work))
+"""
+
+
+def raising(error: BaseException) -> int:
+    def work() -> None:
+        raise error
+
+    return command(work)
+
+
+def test_a_users_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert raising(UserError("--bsz 0: must be at least 1")) == 2
+    assert capsys.readouterr().err == "error: --bsz 0: must be at least 1\n"
+
+
+@pytest.mark.parametrize("kind", [errno.EACCES, errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_a_disk_that_takes_no_more(kind: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert raising(OSError(kind, "why", "runs/a/config.yaml")) == 2
+    assert capsys.readouterr().err.startswith("error: runs/a/config.yaml: why; make room or change its permissions")
+    assert raising(OSError(kind, "why")) == 2
+    assert capsys.readouterr().err.startswith("error: why; ")
+
+
+def test_other_errors_of_the_system_are_not_hidden() -> None:
+    with pytest.raises(FileNotFoundError):
+        raising(FileNotFoundError(errno.ENOENT, "no such file", "x"))
+
+
+def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert raising(KeyboardInterrupt()) == 130
+    said = capsys.readouterr().err
+    assert "--resume goes on from checkpoints/last.ckpt" in said and "--overwrite starts again" in said
+
+
+def test_a_reader_that_has_gone_is_no_traceback() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", READER_GONE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout and process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+@pytest.mark.parametrize("where", ["", "checkpoints"])
+def test_a_run_that_cannot_be_written_in_loses_nothing(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.create(tmp_path)
+    run.last_checkpoint.write_text("kept")
+    monkeypatch.setattr("os.access", lambda path, how: Path(path) != tmp_path / where)
+    for how in ({"overwrite": True}, {"resume": True}):
+        with pytest.raises(UserError, match=f"--output_dir {tmp_path / where}: cannot be written in"):
+            Run.create(tmp_path, **how)  # type: ignore[arg-type]
+    assert run.last_checkpoint.read_text() == "kept"
