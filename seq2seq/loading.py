@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from seq2seq.adapters import AdapterTuning
 from seq2seq.arguments import PREFIX_MODES, Arguments
@@ -109,11 +110,11 @@ def load_pretrained(
     try:
         config = AutoConfig.from_pretrained(name)
         if config.is_encoder_decoder != family.is_encoder_decoder:
+            such = f"give {family.command} one such as {family.examples}"
+            if not config.is_encoder_decoder and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+                raise UserError(f"{flag} {name}: is a {config.model_type}, an encoder, which writes no texts; {such}")
             kind = "an encoder-decoder" if config.is_encoder_decoder else "a decoder"
-            raise UserError(
-                f"{flag} {name}: is a {config.model_type}, {kind}; use {family.other_command}, or give "
-                f"{family.command} one such as {family.examples}"
-            )
+            raise UserError(f"{flag} {name}: is a {config.model_type}, {kind}; use {family.other_command}, or {such}")
         model = family.auto_class.from_pretrained(
             name, dtype=torch.float32, attn_implementation=arguments.attn_implementation
         )
@@ -122,6 +123,8 @@ def load_pretrained(
             tokenizer.pad_token = tokenizer.eos_token  # GPT-2 has none; its attention mask tells padding apart
         return model, tokenizer
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if "scaled_dot_product_attention" in str(error):
+            raise UserError(f"{flag} {name}: has no sdpa attention; give --attn_implementation eager") from error
         there = "not found here or on the hub" if isinstance(error, OSError) else "cannot be loaded"
         if Path(name).is_dir() and not isinstance(error, RuntimeError):
             there = "a folder without a model that transformers can read"

@@ -255,6 +255,13 @@ class TestBase:
         tiny_tokenizer.save_pretrained(tmp_path / "gpt2")
         assert "is a gpt2, a decoder; use train_e2e.py" in with_base(tmp_path / "gpt2")
 
+    def test_that_is_a_bert(self, with_base, tiny_tokenizer, tmp_path):
+        from transformers import BertConfig, BertModel
+
+        sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+        BertModel(BertConfig(vocab_size=400, **sizes)).save_pretrained(tmp_path / "bert")
+        assert "is a bert, an encoder, which writes no texts; give train_bart.py" in with_base(tmp_path / "bert")
+
     @pytest.mark.parametrize("name", ["max_source_length", "max_target_length", "val_max_target_length", "max_length"])
     def test_with_too_few_positions(self, small, with_base, name):
         base = small["model_name_or_path"]
