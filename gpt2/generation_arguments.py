@@ -66,6 +66,8 @@ class GenerationArguments(SearchArguments, HowToDecode, InputArguments, WhatToDe
             raise UserError("--input -: typed lines are answered one by one; leave out --n_test and --eval_bsz")
         if self.run and not self.output and not self.input and (self.n_test or self.task or self.data_dir):
             raise UserError("--output: say where these texts go; those that the run keeps are of its own, whole split")
+        if self.output and self.input and Path(self.output).resolve() == Path(self.input).resolve():
+            raise UserError(f"--output {self.output}: is the --input; give another")
         if self.output and Path(self.output).is_dir():
             raise UserError(f"--output {self.output}: is a folder; give a file")
         if self.output and Path(self.output).exists() and not self.overwrite:

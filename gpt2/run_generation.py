@@ -23,7 +23,7 @@ from gpt2.generation_arguments import STANDARD_INPUT, GenerationArguments
 from gpt2.run_language_modeling import GPT2
 from seq2seq.arguments import OF_THE_TASK, Arguments
 from seq2seq.decoding import decode, generate_texts
-from seq2seq.finetune import BART, chosen_task
+from seq2seq.finetune import BART, chosen_task, say_what_is_replaced
 from seq2seq.loading import Family, load_run
 from seq2seq.partial_outputs import PartialOutputs
 from seq2seq.readers import ending, numbered_lines, table_records, texts
@@ -59,6 +59,8 @@ def generate(options: GenerationArguments) -> None:
     output, what = output_file(options, run), options.input or options.split or "test"
     if output is not None:
         refuse_unwritable(output.parent, "--output" if options.output else "--run")
+    if options.run and not options.output and not options.input:
+        say_what_is_replaced(run, arguments, what, "--output")
     model, tokenizer = load_run(run, arguments, task, family)
     model.eval()
     form = family.form(arguments, tokenizer)
@@ -145,14 +147,11 @@ def _source_of(row: Mapping[str, object], place: str) -> tuple[str, list[str]]:
 
 
 def output_file(options: GenerationArguments, run: Run) -> Path | None:
-    """Where the texts go; None = the screen."""
+    """Where the texts go; None = the screen. Raises UserError for a file that the run needs."""
     if options.output:
-        path = Path(options.output)
-        if options.input and path.exists() and path.samefile(options.input):
-            raise UserError(f"--output {path}: is the --input; give another")
-        if run.needs(path):
-            raise UserError(f"--output {path}: is a file of the run; give another")
-        return path
+        if run.owns(Path(options.output)):
+            raise UserError(f"--output {options.output}: is a file of the run; give another")
+        return Path(options.output)
     if options.input:
         return None
     if options.run is None:

@@ -264,7 +264,7 @@ def evaluate_run(arguments: Arguments, family: Family) -> None:
         Run.check(output_dir, overwrite=arguments.overwrite, inputs=inputs_of(arguments))
     else:
         refuse_unwritable(output_dir, "--prefix_model_path")
-        _say_what_is_replaced(directory, arguments)
+        say_what_is_replaced(directory, arguments, "test", "--output_dir")
     records = load_split(task, arguments, "test")
     model, tokenizer = load_run(directory, arguments, task, family)
     if elsewhere:
@@ -273,15 +273,19 @@ def evaluate_run(arguments: Arguments, family: Family) -> None:
     evaluate(model, family.form(arguments, tokenizer), task, records, directory, arguments, family)
 
 
-def _say_what_is_replaced(run: Run, arguments: Arguments) -> None:
-    """A line on standard error where the run's own results give way to those of other options."""
+def say_what_is_replaced(run: Run, arguments: Arguments, split: str, elsewhere: str) -> None:
+    """A line on standard error where a split's results in a run give way to those of other options.
+
+    elsewhere: the flag that would put them in another place.
+    """
     now, own = recipe_of(arguments), run.read_config()
     deciding = ("task", "data_dir", "n_test", "max_source_length", *Search.__dataclass_fields__)
-    known = [name for name in deciding if name in own]
-    if run.metrics.is_file() and (other := changes({n: own[n] for n in known}, {n: now.get(n) for n in known})):
+    was = {name: own[name] for name in deciding if name in own}
+    other = changes(was, {name: now.get(name) for name in was})
+    if other and run.generations(split).is_file():
         print(
-            f"{run.metrics.name} and {run.generations('test').name} in {run.directory} are replaced by those of other "
-            f"options than config.yaml has ({other}); give --output_dir to keep them",
+            f"{run.metrics.name} and {run.generations(split).name} in {run.directory} are replaced by those of other "
+            f"options than config.yaml has ({other}); give {elsewhere} to keep them",
             file=sys.stderr,
         )
 

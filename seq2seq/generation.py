@@ -85,7 +85,7 @@ def generate(model: Any, *args: Any, drop_finished: bool = True, count_prompt: b
             return model.generate(*args, **options)
         if isinstance(model, PreTrainedModel):
             raise UserError(
-                f"--length_norm prompt: goes with plain beam search of {', '.join(FAMILIES)} alone; "
+                f"--length_norm prompt: goes with plain beam search alone, of {', '.join(FAMILIES)}; "
                 "leave it out, or the options that ask for more"
             )
         return model.generate(*args, count_prompt=True, **options)

@@ -34,11 +34,13 @@ class PartialOutputs:
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self.file.close()
             raise UserError(f"{path}: another process decodes into it; wait for it, or give another --output") from None
         lines = path.read_bytes().splitlines(keepends=True)
         good = len(header)
         if lines[:1] != [header]:
             if lines[1:] and _is_header(lines[0]):
+                self.file.close()
                 raise UserError(
                     f"{path}: holds texts of another decoding (other options, weights or sources); "
                     "finish that one, or delete the file"

@@ -328,7 +328,7 @@ class Run:
         path = Path(path).expanduser()
         return path.exists() and path.resolve().is_relative_to(self.directory.resolve())
 
-    def needs(self, path: Path) -> bool:
+    def owns(self, path: Path) -> bool:
         """Whether a path is one of the files that the run holds beside its generations."""
         own = [self.directory / name for name in self._present() if not name.startswith("generations_")]
         at = path.resolve()

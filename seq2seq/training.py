@@ -78,7 +78,8 @@ def fit(module: BaseTransformer, run: Run, arguments: Arguments, monitor: str | 
     try:
         trainer.fit(module, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     except SystemExit:  # how Lightning ends after Ctrl+C
-        raise KeyboardInterrupt from None
+        nothing_yet = "interrupted before the first checkpoint; --overwrite starts again"
+        raise KeyboardInterrupt("" if run.last_checkpoint.is_file() else nothing_yet) from None
     draw_curves(run.metrics_csv, run.curves, title)
     run.update_metrics(_speed(run))
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import torch
 
 CACHE_NAMES = ("cache", "past_key_values")  # of the models' argument: from transformers 5.24 on, and before
-
-
 OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 
@@ -44,12 +42,12 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def command(
-    main: Callable[[], None],
-    interrupted: str = "interrupted; --resume goes on from checkpoints/last.ckpt (none yet: --overwrite starts again)",
+    main: Callable[[], None], interrupted: str = "interrupted; add --resume to go on from checkpoints/last.ckpt"
 ) -> int:
     """Run a command's `main`; a UserError, or a disk that takes no more, becomes one line and exit code 2.
 
-    interrupted: what to say after Ctrl-C (exit code 130). Where nobody reads the output any more it ends with 141.
+    interrupted: what to say after Ctrl-C (exit code 130), if the KeyboardInterrupt itself does not.
+    Where nobody reads the output any more the code is 141.
     """
     try:
         main()
@@ -65,8 +63,8 @@ def command(
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror}; make room or change its permissions, or give another", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(str(error) or interrupted, file=sys.stderr)
         return 130
     return 0
 

@@ -282,6 +282,8 @@ class TestRuns:
         run = shutil.copytree(finished, tmp_path / "run")
         start(do_train="no", prefix_model_path=run, n_test=1, progress="no", threads=1)
         assert f"metrics.json and generations_test.jsonl in {run} are replaced" in capsys.readouterr().err
+        start(do_train="no", prefix_model_path=run, progress="no", threads=1)
+        assert "are replaced" not in capsys.readouterr().err
         start(do_train="no", prefix_model_path=finished, output_dir=tmp_path / "b", n_test=1, progress="no", threads=1)
         assert "are replaced" not in capsys.readouterr().err
 

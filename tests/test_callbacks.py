@@ -1,7 +1,9 @@
 """What a training leaves behind is whole and exact, wherever it was killed."""
 
+import errno
 import io
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import pytorch_lightning as pl
@@ -221,3 +223,18 @@ def test_the_time_left_ends_with_the_time_allowed():
     stream = io.StringIO()
     fit(Line(), [RunProgressBar(interval=0.0, stream=stream)], max_epochs=-1, max_time={"seconds": 0.2})
     assert "step 1 ·" in stream.getvalue() and "0:00:00 left" in stream.getvalue()
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_nothing_half_written(tmp_path, monkeypatch):
+    keeper = Checkpoints(tmp_path, every_n_steps=0, monitor=None)
+    keeper.last.write_text("kept")
+    trainer = Mock()
+
+    def full(path: Path) -> None:
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    trainer.save_checkpoint = full
+    with pytest.raises(OSError, match="No space"):
+        keeper._save(trainer, keeper.last)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("last.ckpt", "kept")]

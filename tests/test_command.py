@@ -51,8 +51,9 @@ def test_other_errors_of_the_system_are_not_hidden() -> None:
 
 def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert raising(KeyboardInterrupt()) == 130
-    said = capsys.readouterr().err
-    assert "--resume goes on from checkpoints/last.ckpt" in said and "--overwrite starts again" in said
+    assert capsys.readouterr().err == "interrupted; add --resume to go on from checkpoints/last.ckpt\n"
+    assert raising(KeyboardInterrupt("nothing yet")) == 130
+    assert capsys.readouterr().err == "nothing yet\n"
 
 
 def test_a_reader_that_has_gone_is_no_traceback() -> None:
@@ -77,3 +78,10 @@ def test_a_run_that_cannot_be_written_in_loses_nothing(
         with pytest.raises(UserError, match=f"--output_dir {tmp_path / where}: cannot be written in"):
             Run.create(tmp_path, **how)  # type: ignore[arg-type]
     assert run.last_checkpoint.read_text() == "kept"
+
+
+@pytest.mark.parametrize("script", ["run_generation.py", "run_language_modeling.py"])
+def test_the_authors_script_names_are_commands_too(script: str) -> None:
+    path = Path(__file__).parent.parent / "gpt2" / script
+    done = subprocess.run([sys.executable, path, "--bogus"], capture_output=True, text=True)
+    assert done.returncode == 2 and "unrecognized arguments: --bogus; see --help" in done.stderr

@@ -325,6 +325,13 @@ class TestMistakes:
             generate(GenerationArguments(run=str(runs["gpt2"]), input=file, output=file, overwrite=True, **QUIET))
         assert (tmp_path / "in.txt").read_text() == "a\n"
 
+    def test_results_of_other_options_in_the_place_of_the_runs_own(self, runs, tmp_path, capsys):
+        run = shutil.copytree(runs["gpt2"], tmp_path / "run")
+        (run / "generations_val.jsonl").unlink(missing_ok=True)
+        for beams, split, said in ((None, "test", False), (1, "val", False), (1, "test", True)):
+            generate(GenerationArguments(run=str(run), split=split, num_beams=beams, **QUIET))
+            assert ("are replaced by those of other options" in capsys.readouterr().err) == said
+
     def test_a_run_that_cannot_be_written_in(self, runs, monkeypatch):
         monkeypatch.setattr("os.access", lambda path, how: Path(path) != runs["gpt2"])
         with pytest.raises(UserError, match=f"--run {runs['gpt2']}: cannot be written in; give another"):

@@ -248,17 +248,28 @@ class TestStartingAgain:
         assert not (run / "model").exists()
 
     def test_ctrl_c_says_how_to_go_on(self, small, tmp_path, kill, monkeypatch, capsys):
+        self.interrupt(7, small, tmp_path, kill, monkeypatch)
+        assert capsys.readouterr().err == "interrupted; add --resume to go on from checkpoints/last.ckpt\n"
+
+    def test_ctrl_c_before_the_first_checkpoint_says_how_to_start_again(
+        self, small, tmp_path, kill, monkeypatch, capsys
+    ):
+        self.interrupt(2, small, tmp_path, kill, monkeypatch)
+        assert capsys.readouterr().err == "interrupted before the first checkpoint; --overwrite starts again\n"
+        monkeypatch.undo()
+        start(**small, output_dir=tmp_path / "run", overwrite="yes")
+
+    def interrupt(self, step, small, tmp_path, kill, monkeypatch):
         from seq2seq.train_bart import main
 
         monkeypatch.setattr("test_resume.Killed", KeyboardInterrupt)
-        kill("training", 7)
+        kill("training", step)
         handler = signal.getsignal(signal.SIGINT)
         monkeypatch.setattr(sys, "argv", ["train_bart.py", *flags(**small, output_dir=tmp_path / "run")])
         try:
             assert main() == 130
         finally:
             signal.signal(signal.SIGINT, handler)
-        assert capsys.readouterr().err.startswith("interrupted; --resume goes on from checkpoints/last.ckpt (")
 
 
 class TestOnSomethingElse:

@@ -69,6 +69,7 @@ def test_an_earlier_run_is_not_overwritten_silently(finished):
 
 def test_overwriting_removes_the_runs_files_and_no_other(finished):
     finished.last_checkpoint.with_name("last.ckpt.tmp").write_text("cut")
+    (finished.directory / "generations_test.jsonl.partial").write_text("of a decoding of it")
     (finished.checkpoints / "epoch3.ckpt").write_text("mine too")
     Run.create(finished.directory, overwrite=True)
     left = sorted(path.name for path in finished.directory.rglob("*") if path.is_file())

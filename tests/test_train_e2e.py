@@ -15,7 +15,7 @@ import torch
 from conftest import SENTENCES
 from safetensors.torch import load_file
 from small_runs import start, write_text
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoConfig, GPTNeoForCausalLM
 
 from gpt2.run_language_modeling import GPT2, run
 from gpt2.trainer_prefix import LanguageModelingModule
@@ -121,6 +121,12 @@ class TestBases:
             load_pretrained(str(small["model_name_or_path"]), parse([], "train_e2e.py"), GPT2)
         with pytest.raises(UserError, match="is a gpt2, a decoder; use train_e2e.py, or give train_bart.py"):
             load_pretrained(str(small_gpt2["model_name_or_path"]), parse([], "train_bart.py"), BART)
+
+    def test_one_without_sdpa_attention_is_told_the_other(self, tmp_path):
+        sizes = {"hidden_size": 8, "num_layers": 2, "num_heads": 2, "vocab_size": 20}
+        GPTNeoForCausalLM(GPTNeoConfig(**sizes, attention_types=[[["global", "local"], 1]])).save_pretrained(tmp_path)
+        with pytest.raises(UserError, match="has no sdpa attention; give --attn_implementation eager"):
+            load_pretrained(str(tmp_path), parse([], "train_e2e.py"), GPT2)
 
     def test_none_is_asked_for_where_the_package_carries_none(self, monkeypatch, tmp_path):
         monkeypatch.setattr("gpt2.run_language_modeling.GPT2", replace(GPT2, carried_base=tmp_path / "none"))
