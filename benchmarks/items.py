@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks import memory, roofline, startup
+from benchmarks import machine, memory, roofline, startup
 from benchmarks.adapters_peer import AdaptersWorker
 from benchmarks.shapes import E2E_LENGTHS, Setting, base_model
 from benchmarks.systems import ADAPTERS, measure, systems_of
-from seq2seq.utils import has_bf16_units, resolve_precision
 
 Precision = Literal["32", "bf16"]
 BART_TRAIN = (
@@ -58,7 +57,7 @@ class Plan:
     @property
     def precisions(self) -> tuple[Precision, ...]:
         """Those measured; bf16 not where the processor has no units for it, for a step then takes minutes."""
-        return ("32", "bf16") if self.quick or has_bf16_units() else ("32",)
+        return ("32", "bf16") if self.quick or machine.has_bf16_units() else ("32",)
 
     def setting(self, item: Literal["beam", "train"], family: Literal["bart", "gpt2"], **changes: Any) -> Setting:
         """The family's own shape, or a tiny one."""
@@ -118,7 +117,7 @@ def curve(field: str) -> Callable[[Plan], dict[str, Any]]:
     """An item: seconds of BART's search and step against one field of the setting, in the automatic precision."""
 
     def item(plan: Plan) -> dict[str, Any]:
-        precision = resolve_precision("auto")
+        precision: Precision = "bf16" if machine.has_bf16_units() else "32"
         kinds: tuple[Literal["beam", "train"], ...] = ("beam",) if field == "beams" else ("beam", "train")
         own = {"precision": precision} | ({} if plan.quick else {"target": CURVE_TOKENS})
         values = (2, 3) if plan.quick else VALUES[field]

@@ -30,6 +30,11 @@ def describe(threads: int) -> dict[str, Any]:
     }
 
 
+def has_bf16_units() -> bool:
+    """Whether the processor, on which everything is measured, multiplies bfloat16 matrices in hardware."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
 def processor() -> str:
     """The processor's model name, with family and model number where the name alone says little."""
     path = Path("/proc/cpuinfo")

@@ -140,9 +140,10 @@ def _packed(
     weight: Tensor, bias: Tensor | None, gelu: nn.Module | None, rows: int | None
 ) -> Callable[[Tensor], Tensor] | None:
     """The product with weights (out, in), packed, and the GELU of it; None where it would not be faster."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available() or weight.numel() < SMALL:
+        return None
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
-    known = dtype == torch.float32 or dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available() or not known or weight.numel() < SMALL:
+    if dtype != torch.float32 and not (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return None
     then: Then = ("none", [], "") if gelu is None else ("gelu", [], GELUS[type(gelu)])
     if dtype == torch.float32 and fits(weight, rows):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 LEAST_PREFIX = 64  # columns: to copy fewer costs less than to merge
+PRECISE = (torch.float32, torch.float64)  # in bfloat16 the two outputs would be rounded before they are merged
 _attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -28,6 +29,7 @@ def merging_pays(query: Tensor, key: Tensor, prefix: Tensor) -> bool:
     return (
         query.device.type == "cpu"
         and query.dtype == key.dtype
+        and query.dtype in PRECISE
         and query.shape[1] == key.shape[1]
         and prefix.shape[1] >= LEAST_PREFIX
         and not torch.compiler.is_compiling()

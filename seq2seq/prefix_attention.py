@@ -187,9 +187,10 @@ def _attend_with_prefix(attend: Callable[..., Any]) -> Callable[..., Any]:
         if live is not None and live.recorded is not None:
             live.recorded[module] = key, value
         beams_share = len(query) != len(key)
-        if beams_share or attend is _sdpa and live is not None and live.serves_all(module, query):
+        stock = attend is _sdpa and not _is_unusual(kwargs)
+        if beams_share or stock and live is not None and live.serves_all(module, query):
             return _attend_one_token(live, module, query, key, value, attention_mask, **kwargs)
-        if attend is _sdpa and live is not None and _is_long(live, module, query, key, **kwargs):
+        if stock and live is not None and _is_long(live, module, query, key, **kwargs):
             return _attend_to_long(live, module, query, key, value, attention_mask, **kwargs)
         prefix = live.take(module, key.shape[0], key.dtype) if live is not None else None
         if prefix is None:
@@ -235,7 +236,7 @@ def _is_long(
     live: LivePrefix, module: nn.Module, query: Tensor, key: Tensor, dropout: float = 0.0, **kwargs: Any
 ) -> bool:
     """Whether the prefix of `module` is better not copied in front of the own keys of each example."""
-    if not live.is_one(module) or _is_unusual(kwargs):
+    if not live.is_one(module):
         return False
     prefix = live.key_values[module][0]
     return merging_pays(query, key, prefix) and not products_pay(query, prefix.shape[1] + key.shape[2], dropout)

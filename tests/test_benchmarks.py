@@ -251,11 +251,11 @@ def test_default_against_default_is_the_peers_float32_over_our_automatic_precisi
 def test_without_bf16_units_only_float32_is_measured_and_the_report_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(items, "has_bf16_units", lambda: False)
+    monkeypatch.setattr(items.machine, "has_bf16_units", lambda: False)
     plan = Plan(turns=1, budget=1.0, threads=1)
     assert plan.precisions == ("32",)
     assert replace(plan, quick=True).precisions == ("32", "bf16")
-    monkeypatch.setattr(items, "has_bf16_units", lambda: True)
+    monkeypatch.setattr(items.machine, "has_bf16_units", lambda: True)
     assert plan.precisions == ("32", "bf16")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)

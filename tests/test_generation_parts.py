@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from tiny import close
+from tiny import base, close
 from torch import Tensor
 from transformers.generation.logits_process import (
     LogitsProcessor,
@@ -14,6 +16,7 @@ from transformers.generation.logits_process import (
     NoRepeatNGramLogitsProcessor,
 )
 
+from seq2seq import prefix_attention
 from seq2seq.beam_state import best_of
 from seq2seq.product_attention import attend_one_token
 from seq2seq.score_rules import apply_rules
@@ -81,3 +84,19 @@ def test_one_token_over_shared_keys_is_stock_attention_over_copies(length: int, 
     rows = torch.nn.functional.pad(rows, (length, 0), value=True)
     theirs = torch.nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=rows, scale=0.7)
     close(ours, theirs.transpose(1, 2))
+
+
+def test_an_option_that_transformers_alone_knows_is_not_lost_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def stock(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> tuple[Tensor, None]:
+        given.update(options, columns=key.shape[2])
+        return query.transpose(1, 2), None
+
+    monkeypatch.setattr(prefix_attention, "sdpa_attention_forward", stock)
+    module = base("gpt2").transformer.h[0].attn
+    prefix = prefix_attention.LivePrefix({module: (torch.ones(4, 3, 8), torch.ones(4, 3, 8))})
+    attention = prefix_attention._attend_with_prefix(prefix_attention._sdpa)
+    one_token = torch.ones(2, 4, 1, 8)
+    attention(module, one_token, one_token, one_token, None, softcap=30.0, prefix_key_values=prefix)
+    assert given["softcap"] == 30.0 and given["columns"] == 4

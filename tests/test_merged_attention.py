@@ -133,3 +133,4 @@ def test_when_merging_pays() -> None:
     assert merging_pays(query, key, long) and not merging_pays(query, key, long[:, 1:])
     assert not merging_pays(query, key[:, :2], long) and not merging_pays(query.to("meta"), key, long)
     assert not merging_pays(query.double(), key, long)
+    assert not merging_pays(query.bfloat16(), key.bfloat16(), long.bfloat16())

@@ -12,6 +12,7 @@ import torch
 from transformers import LogitsProcessorList
 
 from seq2seq.fast_layers import fast_layers
+from seq2seq.padding import padding_known
 from seq2seq.prefixTuning import PrefixTuning
 
 OPTIONS: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
@@ -92,6 +93,16 @@ def test_a_thread_trains_while_another_searches(family: str) -> None:
         one.generate(**inputs, **OPTIONS, num_beams=3, logits_processor=training)
     assert len(found) == 6
     assert all(torch.equal(*pair) for step in found for pair in zip(step, expected, strict=True))
+
+
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+def test_what_a_step_knows_of_its_padding_is_known_to_its_thread_alone(family: str) -> None:
+    one, _, inputs = two_prefixes(family)
+    inputs |= _targets(family, inputs)["plain"]
+    expected = one(**inputs).logits
+    with padding_known(False), ThreadPoolExecutor(1) as thread:
+        assert not torch.equal(one(**inputs).logits, expected)  # the batch has padding
+        assert torch.equal(thread.submit(one, **inputs).result().logits, expected)
 
 
 def gradients(model: Any, inputs: dict[str, Any]) -> list[torch.Tensor]:
