@@ -22,7 +22,7 @@ from transformers import CONFIG_MAPPING
 from gpt2.generation_arguments import STANDARD_INPUT, GenerationArguments
 from gpt2.run_language_modeling import GPT2
 from seq2seq.arguments import OF_THE_TASK, Arguments
-from seq2seq.decoding import decode, generate_texts
+from seq2seq.decoding import decode, generate_texts, products_in
 from seq2seq.finetune import BART, chosen_task, say_what_is_replaced
 from seq2seq.loading import Family, load_run
 from seq2seq.partial_outputs import PartialOutputs
@@ -33,7 +33,7 @@ from seq2seq.runs import Run, refuse_unwritable, write_atomically
 from seq2seq.tasks import Task
 from seq2seq.text_forms import TextForm
 from seq2seq.training import quiet_libraries
-from seq2seq.utils import UserError, device, say_if_slow
+from seq2seq.utils import UserError, device, resolve_precision, say_if_slow
 
 CARRIED_RUN = Path(__file__).parent / "carried" / "sample_tables"
 
@@ -67,7 +67,8 @@ def generate(options: GenerationArguments) -> None:
     if records is None:
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # whatever the locale
-        answer_lines(model, form, task, sys.stdin)
+        with products_in(arguments.precision, model):
+            answer_lines(model, form, task, sys.stdin)
         return
     if output is None:
         decoded = decode(model, form, records, task, replace(arguments, progress=False), what)
@@ -188,7 +189,7 @@ def follows_from(run: Run, records: list[Record], task: Task, arguments: Argumen
     """What decides the texts of a decoding, as plain values: another one must not be gone on with."""
     weights = [run.prefix, run.adapters, *sorted(run.model.glob("*.safetensors"))]
     sizes = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in weights if p.is_file()]
-    base = [arguments.precision, arguments.attn_implementation, arguments.model_name_or_path]
+    base = [resolve_precision(arguments.precision), arguments.attn_implementation, arguments.model_name_or_path]
     limits = [task.max_source_length, arguments.eval_bsz, arguments.format_mode]
     return [sizes, asdict(task.search), base, limits, [record.source for record in records]]
 

@@ -5,12 +5,14 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar, Timer
+from torch import Tensor
 
 from seq2seq.curves import read_rows
 from seq2seq.rhythm import at_epoch_end, made_step
@@ -27,9 +29,14 @@ def total_steps(trainer: pl.Trainer, max_steps: int) -> float:
     return min(by_epochs, max_steps) if max_steps > 0 else by_epochs
 
 
-def _batch_loss(trainer: pl.Trainer, outputs: Any) -> float:
-    # Lightning hands the loss divided by the number of accumulated batches.
-    return float(outputs["loss"]) * trainer.accumulate_grad_batches
+def _batch_loss(trainer: pl.Trainer, outputs: Any) -> Tensor:
+    # Lightning hands the loss divided by the number of accumulated batches. A number would wait for the device.
+    return outputs["loss"].detach() * trainer.accumulate_grad_batches
+
+
+def _mean(losses: Iterable[Tensor]) -> float:
+    values = torch.stack(list(losses)).tolist()
+    return sum(values) / len(values)
 
 
 def _val_scores(trainer: pl.Trainer) -> dict[str, float]:
@@ -75,7 +82,7 @@ class RunProgressBar(ProgressBar):
         self._enabled = True
         self._progress: Progress | None = None
         self._meter = _Meter()
-        self._losses: deque[float] = deque(maxlen=50)
+        self._losses: deque[Tensor] = deque(maxlen=50)
 
     def enable(self) -> None:
         self._enabled = True
@@ -166,7 +173,7 @@ class RunProgressBar(ProgressBar):
         epoch = min(trainer.current_epoch + 1, last_epoch or sys.maxsize)  # at the end Lightning counts one more
         epochs = f"/{last_epoch}" if last_epoch else ""
         steps = f"/{int(self._total)}" if math.isfinite(self._total) else ""
-        loss = sum(self._losses) / len(self._losses)
+        loss = _mean(self._losses)
         return (
             f"epoch {epoch}{epochs} · step {trainer.global_step}{steps} · loss {loss:.3f} · "
             f"{self._meter.examples / max(self._meter.seconds, 1e-9):.1f} examples/s · {self._time_left(trainer)} left"
@@ -211,7 +218,7 @@ class MetricsCsv(Callback):
         self._step = trainer.global_step
         self._meter.start(pl_module)
         self._counted = (0, 0.0)
-        self._losses: list[float] = []
+        self._losses: list[Tensor] = []
         self._learning_rate = math.nan
         self._started = time.monotonic()
         if trainer.is_global_zero:
@@ -232,7 +239,7 @@ class MetricsCsv(Callback):
         row = {
             "step": trainer.global_step,
             "epoch": trainer.current_epoch + 1,
-            "train_loss": sum(self._losses) / len(self._losses),
+            "train_loss": _mean(self._losses),
             "learning_rate": self._learning_rate,
             "examples_per_second": examples / max(seconds, 1e-9),
             "seconds": self._seconds_before + time.monotonic() - self._started,

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from seq2seq.partial_outputs import PartialOutputs
 from seq2seq.records import Record
 from seq2seq.tasks import Search, Task
 from seq2seq.text_forms import Seq2SeqForm, TextForm
-from seq2seq.utils import device
+from seq2seq.utils import device, resolve_precision
 
 
 @torch.no_grad()
@@ -86,7 +86,8 @@ def decode(
     left = [batch for batch in order if not texts.keys() >= set(batch)]
     shown = arguments.progress
     rows = max(map(len, left), default=0) * task.search.num_beams
-    with fast_search(model, rows), DecodingProgress(what, len(tokens), done=len(texts), shown=shown) as progress:
+    bar = DecodingProgress(what, len(tokens), done=len(texts), shown=shown)
+    with products_in(arguments.precision, model), fast_search(model, rows), bar as progress:
         for batch in DataLoader(tokens, batch_sampler=left, collate_fn=form.prompts):
             on_device = {name: value.to(model.device) for name, value in batch.items()}
             generated = generate_texts(model, form, on_device, task.search)
@@ -96,6 +97,15 @@ def decode(
             texts.update(new)
             progress.advance(len(new))
     return [texts[i] for i in range(len(records))]
+
+
+def products_in(precision: Literal["auto", "32", "bf16"], model: Any) -> torch.autocast:
+    """The context in which a model computes as it did in training: with bfloat16 products where that was asked for.
+
+    It changes a base in float32 alone, which was trained itself; a frozen one is in bfloat16 as it is.
+    """
+    mixed = resolve_precision(precision) == "bf16" and model.dtype == torch.float32
+    return torch.autocast(device().type, torch.bfloat16, enabled=mixed)
 
 
 class DecodingProgress:

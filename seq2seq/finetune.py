@@ -207,7 +207,8 @@ def train(arguments: Arguments, family: Family) -> None:
     )
     check_rhythm(module, arguments)
     if arguments.distill_from:
-        module.learn_from(load_pretrained(arguments.distill_from, arguments, family, "--distill_from")[0])
+        teacher = load_pretrained(arguments.distill_from, arguments, family, "--distill_from")[0]
+        module.learn_from(teacher.to(module.base.dtype))  # type: ignore[arg-type]
     if arguments.resume:
         check_origin(directory, module)
     for split, tokens in (("train", module.train_tokens), ("val", module.val_tokens)):

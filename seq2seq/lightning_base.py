@@ -29,7 +29,7 @@ from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.text_forms import IGNORE
 from seq2seq.tuning import Tuned, tune
 from seq2seq.unpadded import can_unpad, real_tokens, unpadded
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, at_least_float32, resolve_precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,7 +42,7 @@ class BaseTransformer(pl.LightningModule):
     """Train what --mode trains of a base model (tuning.py): `loss`, AdamW with warm-up and decay, exact resuming.
 
     Every step's randomness (dropout) is drawn from (seed, epoch, batch, rank) alone and the data's order from (seed,
-    epoch), so a resumed run repeats an uninterrupted one bit for bit.
+    epoch), so on a CPU a resumed run repeats an uninterrupted one bit for bit, with the same precision and threads.
 
     Args:
         arguments: all options; kept in the checkpoint as plain primitives.
@@ -143,9 +143,10 @@ class BaseTransformer(pl.LightningModule):
         else:
             with torch.no_grad():
                 theirs = self.predictions(batch, self.teacher.eval())
-            weight, distilled = self.arguments.distill_weight, distillation_loss(ours.logits, theirs.logits)
-            loss = self.average_loss(ours, len(batch["labels"]), self.arguments.label_smoothing)
-            loss = (1 - weight) * loss + weight * distilled
+            weight, loss = self.arguments.distill_weight, distillation_loss(ours.logits, theirs.logits)
+            if weight < 1:
+                own = self.average_loss(ours, len(batch["labels"]), self.arguments.label_smoothing)
+                loss = (1 - weight) * own + weight * loss
         size = len(batch["input_ids"])
         self.examples_seen += size
         self.log("train_loss", loss.detach(), batch_size=size)
@@ -220,6 +221,7 @@ class BaseTransformer(pl.LightningModule):
         checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
         checkpoint["hyper_parameters"] = asdict(self.arguments)
         checkpoint["origin"] = self.origin
+        checkpoint["precision"] = resolve_precision(self.arguments.precision)
         checkpoint["examples_seen"] = self.examples_seen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -271,11 +273,11 @@ def predictions(model: Any, batch: dict[str, Tensor], targets: Tensor) -> Predic
 
 
 def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher‖student) of the logits (N, V) of target tokens, in float32, mean over tokens.
+    """KL(teacher‖student) of the logits (N, V) of target tokens, at least in float32, mean over tokens.
 
     Source: Hinton, Vinyals and Dean 2015, at temperature 1. The authors' code also counts source and padding.
     """
-    theirs, ours = (logits.float().log_softmax(-1) for logits in (teacher, student))
+    theirs, ours = (logits.to(at_least_float32(logits.dtype)).log_softmax(-1) for logits in (teacher, student))
     return torch.nn.functional.kl_div(ours, theirs, log_target=True, reduction="batchmean")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import torch
 
 from seq2seq.arguments import MAY_CHANGE, Arguments, recipe_of
 from seq2seq.runs import Run
-from seq2seq.utils import UserError, changes, one_line
+from seq2seq.utils import UserError, changes, one_line, resolve_precision
 
 if TYPE_CHECKING:
     from seq2seq.lightning_base import BaseTransformer
@@ -43,15 +44,24 @@ def check_resumable(run: Run, arguments: Arguments) -> None:
 def check_origin(run: Run, module: BaseTransformer) -> None:
     """Raise UserError if the run was started on another base, on other training data or with another teacher.
 
-    A checkpoint that says nothing of them is taken as it is.
+    A checkpoint that says nothing of them is taken as it is. Where `--precision auto` is another here than there, a
+    line on standard error says so: the run goes on, but not as it would have there.
     """
-    was = read_checkpoint(run.last_checkpoint).get("origin", {})
+    checkpoint = read_checkpoint(run.last_checkpoint)
+    was = checkpoint.get("origin", {})
     for name, now in module.origin.items():
         if was.get(name, now) != now:
             raise UserError(
                 f"{run.last_checkpoint}: this is not the {name} that the run was started on "
                 f"({_difference(was[name], now)}); resume it with that, or start another with --output_dir"
             )
+    precision = resolve_precision(module.arguments.precision)
+    if checkpoint.get("precision", precision) != precision:
+        print(
+            f"{run.last_checkpoint}: was trained in precision {checkpoint['precision']}, and goes on in {precision}, "
+            "which is what auto means on this machine",
+            file=sys.stderr,
+        )
 
 
 def read_checkpoint(path: Path, cure: str = "put --overwrite in place of --resume to start again") -> dict[str, Any]:

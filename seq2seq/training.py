@@ -56,9 +56,11 @@ def fit(module: BaseTransformer, run: Run, arguments: Arguments, monitor: str | 
         from seq2seq.compiling import Compile
 
         callbacks.append(Compile(module.base))
-    mixed = resolve_precision(arguments.precision) == "bf16" and not module.has_frozen_base
+    precision = resolve_precision(arguments.precision)
+    mixed = precision == "bf16" and not module.has_frozen_base
     trainer = pl.Trainer(
         accelerator="auto",
+        devices=1,  # batch size, steps and what is written are those of one process
         precision="bf16-mixed" if mixed else "32-true",
         max_epochs=arguments.epoch,
         accumulate_grad_batches=arguments.gradient_accumulation_steps,
@@ -81,7 +83,7 @@ def fit(module: BaseTransformer, run: Run, arguments: Arguments, monitor: str | 
         nothing_yet = "interrupted before the first checkpoint; --overwrite starts again"
         raise KeyboardInterrupt("" if run.last_checkpoint.is_file() else nothing_yet) from None
     draw_curves(run.metrics_csv, run.curves, title)
-    run.update_metrics(_speed(run))
+    run.update_metrics({**_speed(run), "precision": precision})
 
 
 def check_tools(arguments: Arguments) -> None:

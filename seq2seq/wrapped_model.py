@@ -40,6 +40,11 @@ class WrappedModel(nn.Module):
         return self.model.device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The base's precision."""
+        return self.model.dtype
+
+    @property
     def generation_config(self) -> GenerationConfig:
         """What `generate` does where no option is given."""
         return self.model.generation_config  # type: ignore[return-value]

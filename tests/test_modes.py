@@ -17,7 +17,7 @@ from gpt2.run_language_modeling import GPT2
 from seq2seq.arguments import Arguments
 from seq2seq.curves import read_rows
 from seq2seq.finetune import BART, chosen_task, load_split
-from seq2seq.lightning_base import distillation_loss
+from seq2seq.lightning_base import BaseTransformer, distillation_loss
 from seq2seq.loading import load_pretrained
 from seq2seq.parsing import parse
 from seq2seq.prefixTuning import PrefixTuning
@@ -185,6 +185,17 @@ class TestDistillation:
         assert run
         losses = [float(row["train_loss"]) for row in read_rows(run / "metrics.csv")]
         assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+    @pytest.mark.parametrize("mode, dtype", [("prefixtune", torch.bfloat16), ("finetune", torch.float32)])
+    def test_the_teacher_computes_in_the_students_precision(self, small, tmp_path, monkeypatch, mode, dtype):
+        teacher = start(**{**small, "mode": "finetune", "max_steps": 1, "n_val": 0}, output_dir=tmp_path / "teacher")
+        assert teacher
+        seen = []
+        learn_from = BaseTransformer.learn_from
+        monkeypatch.setattr(BaseTransformer, "learn_from", lambda m, t: (seen.append(t.dtype), learn_from(m, t)))
+        options = {**small, "mode": mode, "precision": "bf16", "max_steps": 1, "n_val": 0}
+        start(**options, distill_from=teacher / "model", output_dir=tmp_path / "run")
+        assert seen == [dtype]
 
     def test_half_of_it_is_half_the_usual_loss(self, small, tmp_path):
         teacher = start(**{**small, "mode": "finetune", "max_steps": 4, "n_val": 0}, output_dir=tmp_path / "teacher")

@@ -356,6 +356,21 @@ class TestOnSomethingElse:
         start(**resumed)
         assert torch.load(last, weights_only=True)["global_step"] == 10
 
+    def test_another_meaning_of_auto_goes_on_and_is_said(self, stopped, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr("seq2seq.utils.has_bf16_units", lambda: False)
+        resumed = stopped(precision="auto")
+        last = tmp_path / "run/checkpoints/last.ckpt"
+        checkpoint = torch.load(last, weights_only=True)
+        assert checkpoint["precision"] == "32"
+        torch.save({**checkpoint, "precision": "bf16"}, last)
+        capsys.readouterr()
+        start(**{**resumed, "max_steps": 7})
+        line = f"{last}: was trained in precision bf16, and goes on in 32, which is what auto means on this machine\n"
+        assert line in capsys.readouterr().err
+        start(**resumed)
+        assert "was trained in precision" not in capsys.readouterr().err
+        assert Run(tmp_path / "run").read_metrics()["precision"] == "32"
+
 
 class TestValidatingOtherwise:
     @pytest.mark.parametrize(

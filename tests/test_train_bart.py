@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
 from small_runs import flags, records, start, write_base
 from torch import Tensor
 
+from seq2seq import decoding
 from seq2seq.curves import read_rows
 from seq2seq.finetune import BART, chosen_task, module_for
+from seq2seq.generation import generate
 from seq2seq.lightning_base import BaseTransformer
 from seq2seq.loading import load_base
 from seq2seq.parsing import parse
@@ -323,6 +326,21 @@ class TestOptions:
         assert losses(other) != losses(prefix_run)
 
 
+def test_a_run_trains_on_one_device_of_several(small, tmp_path, monkeypatch):
+    """Batch size, steps and files are those of one process; Lightning would take all it finds."""
+    trainers = []
+
+    class Trainer(pl.Trainer):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            trainers.append(self)
+
+    monkeypatch.setattr(pl.accelerators.CPUAccelerator, "auto_device_count", staticmethod(lambda: 2))
+    monkeypatch.setattr("seq2seq.training.pl.Trainer", Trainer)
+    start(**{**small, "max_steps": 1, "n_val": 0}, output_dir=tmp_path / "run")
+    assert [(trainer.num_devices, trainer.world_size) for trainer in trainers] == [(1, 1)]
+
+
 def test_the_gradients_norm_is_clipped_over_all_parameters(small):
     module, batch = module_of(small)
     module.loss(batch).backward()
@@ -380,6 +398,24 @@ class TestBf16:
         run = start(**options, output_dir=tmp_path / "r")
         assert run
         assert {tensor.dtype for tensor in load_file(run / "model/model.safetensors").values()} == {torch.float32}
+
+    @pytest.mark.parametrize("mode, mixed", [("prefixtune", False), ("finetune", True)])
+    def test_texts_are_decoded_in_the_precision_of_the_training(self, small, tmp_path, monkeypatch, mode, mixed):
+        """A frozen base is in bfloat16 as it is; one that was trained itself has bfloat16 products."""
+        seen = []
+
+        def spy(model: Any, *args: Any, **options: Any) -> Tensor:
+            seen.append((model.dtype, torch.is_autocast_enabled("cpu")))
+            return generate(model, *args, **options)
+
+        monkeypatch.setattr(decoding, "generate", spy)
+        options = {**small, "mode": mode, "n_val": 2, "max_steps": 2}
+        for precision in ("bf16", "32"):
+            seen.clear()
+            start(**{**options, "precision": precision}, output_dir=tmp_path / precision)
+            frozen = torch.bfloat16 if precision == "bf16" and not mixed else torch.float32
+            assert set(seen) == {(frozen, mixed and precision == "bf16")}
+            assert Run(tmp_path / precision).read_metrics()["precision"] == precision
 
     @pytest.mark.parametrize("units", [True, False])
     def test_where_it_is_slow_a_line_says_so(self, small, runs, tmp_path, monkeypatch, capsys, units):
