@@ -30,10 +30,10 @@ class Beams:
     parents: Tensor  # (B, N, M - T)
     finished: Tensor  # whether there is a finished one in this place (B, N)
     improvable: Tensor  # whether a running one might still become better than the finished ones (B, 1)
-    uncounted: Tensor  # tokens of the prompt that the length penalty does not count (B, 1)
+    padding: Tensor  # tokens of the prompt that no length penalty counts (B, 1)
 
     @classmethod
-    def start(cls, prompts: Tensor, config: Any, uncounted: Tensor) -> Beams:
+    def start(cls, prompts: Tensor, config: Any, padding: Tensor) -> Beams:
         """All beams on the prompts (B, T), the first one alone able to go on."""
         (sources, length), number, device = prompts.shape, config.num_beams, prompts.device
         pad, eos = config._pad_token_tensor, config._eos_token_tensor
@@ -46,7 +46,8 @@ class Beams:
         running_scores[:, 0] = 0.0
         finished = torch.zeros((sources, number), dtype=torch.bool, device=device)
         improvable = torch.ones((sources, 1), dtype=torch.bool, device=device)
-        return cls(running, running_scores, parents, running, scores, parents, finished, improvable, uncounted)
+        padding = padding.float()  # powers of lengths would be in torch's default precision if it were integers
+        return cls(running, running_scores, parents, running, scores, parents, finished, improvable, padding)
 
     def select(self, sources: Tensor) -> Beams:
         """The beams of some sources, by index."""
@@ -96,9 +97,13 @@ class Beams:
             next_token_hits_stopping_criteria=ended,
             num_beams=number,
         )
-        uncounted, hopes = self.uncounted, running_scores
-        if count_prompt and eos is not None:
-            uncounted, hopes = uncounted + torch.isin(last, eos), top  # the best candidate, whether it ends or not
+        hopes = running_scores
+        start: int | Tensor = prompt  # what is not counted: of candidates, and of running hypotheses
+        ended_start = start
+        if count_prompt:
+            start = ended_start = self.padding
+            if eos is not None:
+                ended_start, hopes = start + torch.isin(last, eos), top  # the best candidate, whether it ends or not
         rules = {"early_stopping": config.early_stopping, "length_penalty": config.length_penalty}
         sequences, best, best_parents, finished = model._update_finished_beams(
             sequences=self.sequences,
@@ -113,7 +118,7 @@ class Beams:
             top_num_beam_mask=torch.arange(width, device=ended.device) < number,
             num_beams=number,
             cur_len=length,
-            decoder_prompt_len=uncounted,
+            decoder_prompt_len=ended_start,
             **rules,
         )
         improvable = model._check_early_stop_heuristic(
@@ -123,12 +128,12 @@ class Beams:
             is_sent_finished=finished,
             cur_len=length if count_prompt else length + 1,
             max_length=config.max_length,
-            decoder_prompt_len=self.uncounted,
+            decoder_prompt_len=start,
             **rules,
         )
         goes_on = model._beam_search_has_unfinished_sequences(improvable, finished, ended, config.early_stopping)
         after = (running, running_scores, running_parents, sequences, best, best_parents, finished, improvable)
-        return Beams(*after, self.uncounted), goes_on
+        return Beams(*after, self.padding), goes_on
 
 
 def best_of(scores: Tensor, number: int) -> tuple[Tensor, Tensor]:

@@ -161,8 +161,7 @@ def beam_search(
     length = prompt = input_ids.shape[1]
     drop_finished = drop_finished and all(type(rule) in ROW_BY_ROW for rule in (*logits_processor, *stopping_criteria))
     decoder = _Decoder(model, input_ids[::number], number, inputs)
-    uncounted = decoder.padding() if count_prompt else torch.full_like(input_ids[::number, :1], prompt)
-    beams = best = Beams.start(input_ids[::number], config, uncounted)
+    beams = best = Beams.start(input_ids[::number], config, decoder.padding())
     places = torch.arange(len(beams.running), device=input_ids.device)  # of the sources that are still in the batch
     log_probs = decoder.prefill()
     while True:

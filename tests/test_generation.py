@@ -417,13 +417,21 @@ def test_scores_that_a_rule_makes_float64(family: str, searches: list[str]) -> N
     assert searches == ["beam_search"]
 
 
+@pytest.mark.parametrize("count_prompt", [False, True])
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("family", ["bart", "gpt2"])
-def test_a_search_does_not_hang_on_torchs_default_precision(family: str) -> None:
-    """As in a validation of Lightning's precision="bf16-true"."""
-    model, options = base(family), limited({"num_beams": 3})
-    expected = generate(model, **prompts(family), **options)
-    torch.set_default_dtype(torch.bfloat16)
+def test_a_search_does_not_hang_on_torchs_default_precision(
+    family: str, default: torch.dtype, count_prompt: bool
+) -> None:
+    """As in a validation of Lightning's precision="bf16-true" and "64-true"."""
+    model = base(family, dtype=torch.float32, initializer_range=0.03, init_std=0.1)
+    inputs = {"input_ids": torch.randint(3, VOCABULARY, (150, 5), generator=torch.Generator().manual_seed(0))}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    options = {"num_beams": 6, "length_penalty": 0.95, "max_new_tokens": 30, "eos_token_id": [EOS, 5, 9]}
+    options |= {"do_sample": False, "count_prompt": count_prompt}
+    expected = generate(model, **inputs, **options)
+    torch.set_default_dtype(default)
     try:
-        check_same(generate(model, **prompts(family), **options), expected)
+        check_same(generate(model, **inputs, **options), expected)
     finally:
         torch.set_default_dtype(torch.float32)
