@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from seq2seq.checkpointing import checkpoint_in_eval_mode
+from seq2seq.checkpointing import checkpoint_all
 from seq2seq.generation import generate
 from seq2seq.kept_files import checked_options, read_config, read_weights, write_files
 from seq2seq.losses import WantedLoss
@@ -55,6 +56,8 @@ class Adapter(nn.Module):
 
 class AdapterTuning(WrappedModel):
     """A frozen base model with trained bottleneck adapters.
+
+    It starts in the base's mode: on a base in eval mode, as `from_pretrained` gives it, call `train()` before training.
 
     Args:
         model: GPT-2, Llama, BART, or another of their layouts. It is frozen.
@@ -103,9 +106,8 @@ class AdapterTuning(WrappedModel):
         """
         if self._hooks:
             return
-        there = [hook for module in self.model.modules() for hook in module._forward_hooks.values()]
-        for owner in {hook.owner for hook in there if isinstance(hook, _Behind)}:
-            owner.detach()
+        if (other := self._attached()) is not None:
+            other.detach()
         self._hooks = [module.register_forward_hook(_Behind(self, adapter)) for module, adapter in self._placed()]
 
     def detach(self) -> PreTrainedModel:
@@ -115,6 +117,24 @@ class AdapterTuning(WrappedModel):
         self._hooks.clear()
         return self.model
 
+    def _attached(self) -> AdapterTuning | None:
+        """Whose adapters are in the base."""
+        there = (hook for module in self.model.modules() for hook in module._forward_hooks.values())
+        return next((hook.owner for hook in there if isinstance(hook, _Behind)), None)
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """While open, these adapters are in the base, then again those that were."""
+        other = self._attached()
+        self.attach()
+        try:
+            yield
+        finally:
+            if other is not self:
+                self.detach()
+                if other is not None:
+                    other.attach()
+
     def forward(self, *args: Any, labels: Tensor | None = None, **inputs: Any) -> Any:
         """The base model's forward with the adapters in place; same arguments and output class."""
         self.attach()
@@ -122,7 +142,7 @@ class AdapterTuning(WrappedModel):
             inputs["labels"] = labels
         inputs = by_name(self.model.forward, args, inputs)
         wanted = WantedLoss.take(inputs) if self._has_own_loss() else None
-        with checkpoint_in_eval_mode(self.model, self.training) as checkpointed:
+        with checkpoint_all(self.model, self.training, self._in_place) as checkpointed:
             if checkpointed:
                 inputs["use_cache"] = False  # a replayed layer would fill it twice
             output = self.model(**inputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from seq2seq.utils import UserError
 
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 LEAST_MAPPED = 2**22  # bytes
+InPlace = Callable[[], AbstractContextManager[None]]
 
 
 def keep_no_activations(model: PreTrainedModel, how: dict[str, Any] | None = None, **options: Any) -> None:
@@ -57,11 +58,15 @@ def checkpointed_layers(model: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def checkpoint_in_eval_mode(model: PreTrainedModel, training: bool) -> Iterator[bool]:
+def checkpoint_all(model: PreTrainedModel, training: bool, in_place: InPlace) -> Iterator[bool]:
     """While open, layers in eval mode checkpoint too, though transformers' checkpoint only while training.
 
-    They compute as in eval mode: their dropouts stay off. Yields whether there are such layers.
-    training: of what is put into the model; nothing happens outside of it.
+    They compute as in eval mode: their dropouts stay off. Yields whether any layer checkpoints.
+
+    Args:
+        training: of what is put into the model; nothing happens outside of it.
+        in_place: a context in which it is in the model: the backward pass computes layers again, when others may be.
+
     Raises UserError for reentrant checkpoints: they free the graph that the layers' prefixes share with the first of
     them, and lose the gradient where a layer's input has none.
     """
@@ -71,15 +76,15 @@ def checkpoint_in_eval_mode(model: PreTrainedModel, training: bool) -> Iterator[
             "gradient checkpointing with use_reentrant=True cannot train what is put into a frozen base; "
             'give activation_checkpointing_enable({"use_reentrant": False})'
         )
-    layers = [layer for layer in checkpointed if not layer.training]
-    stock = [layer._gradient_checkpointing_func for layer in layers]
-    for layer, checkpoint in zip(layers, stock, strict=True):
-        layer.training, layer._gradient_checkpointing_func = True, partial(_checkpoint_in_eval_mode, layer, checkpoint)
+    stock = [(layer, layer.training, layer._gradient_checkpointing_func) for layer in checkpointed]
+    for layer, mode, checkpoint in stock:
+        layer.training = True
+        layer._gradient_checkpointing_func = partial(_checkpoint, layer, mode, in_place, checkpoint)
     try:
-        yield bool(layers)
+        yield bool(stock)
     finally:
-        for layer, checkpoint in zip(layers, stock, strict=True):
-            layer.training, layer._gradient_checkpointing_func = False, checkpoint
+        for layer, mode, checkpoint in stock:
+            layer.training, layer._gradient_checkpointing_func = mode, checkpoint
 
 
 @contextmanager
@@ -95,8 +100,17 @@ def without_checkpoints(model: PreTrainedModel) -> Iterator[None]:
             layer.gradient_checkpointing = True  # type: ignore[assignment]
 
 
-def _checkpoint_in_eval_mode(
-    layer: nn.Module, checkpoint: Callable[..., Any], forward: Callable[..., Any], *inputs: Any
+def _checkpoint(
+    layer: nn.Module,
+    mode: bool,
+    in_place: InPlace,
+    checkpoint: Callable[..., Any],
+    forward: Callable[..., Any],
+    *inputs: Any,
 ) -> Any:
-    layer.training = False  # what the layer's own forward sees, now and in the backward's replay
-    return checkpoint(forward, *inputs)
+    def replayed(*inputs: Any) -> Any:
+        with in_place():
+            return forward(*inputs)
+
+    layer.training = mode  # what the layer's own forward sees, now and in the backward's replay
+    return checkpoint(replayed, *inputs)

@@ -18,15 +18,15 @@ Shapes: B batch, L layers, H key/value heads, P prefix length, D head width, d =
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from seq2seq.checkpointing import checkpoint_in_eval_mode
+from seq2seq.checkpointing import checkpoint_all
 from seq2seq.generation import generate
 from seq2seq.hooks import inside_a_call, own_call
 from seq2seq.losses import WantedLoss
@@ -34,6 +34,7 @@ from seq2seq.prefix_attention import (
     KEYWORD,
     LivePrefix,
     Site,
+    attention_can_change,
     disable_prefix,
     enable_prefix,
     find_sites,
@@ -62,6 +63,8 @@ DEFAULT_LENGTH = DefaultLength(5)  # the authors' for WebNLG and DART
 
 class PrefixTuning(PrefixFiles, WrappedModel):
     """A frozen base model with a learned prefix in front of the keys and values of its attention.
+
+    It starts in the base's mode: on a base in eval mode, as `from_pretrained` gives it, call `train()` before training.
 
     Args:
         model: BART or another encoder-decoder of its layout, GPT-2 or another decoder. It is frozen.
@@ -213,6 +216,18 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         disable_prefix(self.model)
         return self.model
 
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """While open, the base has the attention that looks for a prefix, then again its own."""
+        stock = attention_can_change(self.model)
+        if stock:
+            enable_prefix(self.model)
+        try:
+            yield
+        finally:
+            if stock:
+                disable_prefix(self.model)
+
     # -- the model with its prefix ----------------------------------------------------------------------------------
 
     def forward(self, *args: Any, labels: Tensor | None = None, **inputs: Any) -> Any:
@@ -229,7 +244,7 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         inputs = by_name(self.model.forward, args, inputs)
         live = self._live(inputs)
         wanted = WantedLoss.take(inputs) if self._has_own_loss() else None
-        checkpoints = checkpoint_in_eval_mode(self.model, self.training)
+        checkpoints = checkpoint_all(self.model, self.training, self._in_place)
         apart = own_call() if inside_a_call() else nullcontext()
         with apart, shifted_stacks(self.model, self.shifted, self.preseqlen), checkpoints as checkpointed:
             if checkpointed:

@@ -29,9 +29,14 @@ def positions_behind(
     """Positions (B, T) of a decoder's real tokens, the first one's being `live.start`; padding takes none.
 
     trusted: `position_ids` in the inputs are transformers' own, which the attention mask bounds.
-    Raises UserError where a position does not exist.
+    Raises UserError where a position does not exist, and without tokens.
     """
-    tokens: Any = inputs.get("input_ids") if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
+    tokens = inputs.get("inputs_embeds") if inputs.get("input_ids") is None else inputs["input_ids"]
+    if tokens is None:
+        raise UserError(
+            "a decoder with a prefix was called without input_ids and inputs_embeds; give one of them (transformers' "
+            "Trainer takes them away unless it is told remove_unused_columns=False)"
+        )
     batch, length = tokens.shape[:2]
     positions, mask = inputs.get("position_ids"), inputs.get("attention_mask")
     past = next((inputs[name] for name in CACHE_NAMES if inputs.get(name) is not None), None)

@@ -117,11 +117,28 @@ def refuse_wrapped(model: Any) -> None:
 
 
 def _without_frozen_base(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    if not any(parameter.requires_grad for parameter in module.model.parameters()):
-        for name in [name for name in state if name.startswith(f"{prefix}model.")]:
-            del state[name]
+    """Leave a frozen base out, and of one that is trained the second names of tied weights: a file holds them once."""
+    of_base = {name: value for name, value in state.items() if name.startswith(f"{prefix}model.")}
+    is_trained = any(parameter.requires_grad for parameter in module.model.parameters())
+    for name in _second_names(of_base) if is_trained else of_base:
+        del state[name]
 
 
 def _with_own_base(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    for name, value in module.model.state_dict().items():
-        state.setdefault(f"{prefix}model.{name}", value)
+    own = module.model.state_dict()
+    first = _second_names(own)
+    for name, value in own.items():
+        given = state.get(f"{prefix}model.{first.get(name, name)}", value)
+        state.setdefault(f"{prefix}model.{name}", given)
+
+
+def _second_names(state: dict[str, Any]) -> dict[str, str]:
+    """The names of tensors that share their numbers with one before them (tied weights), and that one's name."""
+    names: dict[Any, str] = {}
+    second = {}
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor) and value.device.type != "meta" and value.numel():
+            first = names.setdefault((value.device, value.data_ptr(), value.shape, value.stride()), name)
+            if first != name:
+                second[name] = first
+    return second

@@ -109,10 +109,21 @@ def test_checkpoints_hold_what_is_trained_and_go_on(family: str, kind: Any, tmp_
         torch.testing.assert_close(resumed.model.state_dict()[name], value, msg=name)  # type: ignore[union-attr]
 
 
-def test_a_base_that_is_trained_too_is_stored() -> None:
-    prefix = PrefixTuning(base("gpt2"), 4, 8)
-    prefix.model.requires_grad_(True)
-    assert any(name.startswith("model.") for name in prefix.state_dict())
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+@pytest.mark.parametrize("kind", [lambda model: PrefixTuning(model, 4, 8), lambda model: AdapterTuning(model, 6)])
+def test_a_base_that_is_trained_too_is_stored(family: str, kind: Any, tmp_path: Path) -> None:
+    """Its tied weights once, as a safetensors file wants them; they stay tied when it is read."""
+    wrapped = kind(base(family))
+    wrapped.model.requires_grad_(True)
+    trained(wrapped, family, tmp_path, save_strategy="steps", save_steps=2)
+    stored = load_file(tmp_path / "checkpoint-2" / "model.safetensors")
+    for assign in (False, True):
+        again = kind(base(family)).eval()
+        again.load_state_dict(dict(stored), assign=assign)
+        again.model.requires_grad_(True)
+        assert again.state_dict().keys() == stored.keys() or assign
+        batch = tiny.batch(family)
+        tiny.close(again(**batch).logits, wrapped.eval()(**batch).logits)
 
 
 def test_summaries_are_generated_in_evaluation(tmp_path: Path) -> None:

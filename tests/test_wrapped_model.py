@@ -51,6 +51,41 @@ def test_the_bases_dropout_is_off_from_the_start_where_it_is_to_be(kind: str) ->
     assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("between", ["another", "detach"])
+@pytest.mark.parametrize("family", ["bart", "gpt2", "llama"])
+@pytest.mark.parametrize("kind", [*KINDS, "adapters of design 2"])
+def test_layers_are_computed_again_with_what_was_in_them(kind: str, family: str, between: str) -> None:
+    """Gradient checkpointing; before the backward pass the base serves as another model, or as itself."""
+    none = {name: 0.0 for name in ("dropout", "attention_dropout", "activation_dropout", "resid_pdrop", "embd_pdrop")}
+    base = tiny.base(family, **none, attn_pdrop=0.0)
+    make = KINDS.get(kind, lambda model: AdapterTuning(model, 6, 2))
+    one, other, batch = make(base).train(), make(base).train(), tiny.batch(family)
+    for wrapped in (one, other):
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.3)
+
+    def gradients(meanwhile: Any) -> list[torch.Tensor]:
+        loss = one(**batch).loss
+        meanwhile()
+        return list(torch.autograd.grad(loss, [p for p in one.parameters() if p.requires_grad]))
+
+    expected = gradients(lambda: None)
+    one.gradient_checkpointing_enable()
+    with torch.no_grad():
+        alone = other(**batch).logits
+        called = {"another": lambda: other(**batch), "detach": lambda: one.detach()(**batch)}[between]
+    found = gradients(called)
+    for own, same in zip(expected, found, strict=True):
+        tiny.close(own, same)
+    assert torch.equal(other(**batch).logits, alone)
+
+
+def test_a_decoder_without_tokens_is_told_what_to_give() -> None:
+    with pytest.raises(UserError, match="without input_ids and inputs_embeds; give one of them"):
+        KINDS["prefix"](tiny.base("gpt2"))()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_read_back_is_in_eval_mode(kind: str, tmp_path: Path) -> None:
     options = {} if kind == "adapters" else {"dropout": 0.5}
