@@ -67,6 +67,7 @@ def generate(options: GenerationArguments) -> None:
     if records is None:
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # whatever the locale
+        model.to(device())
         with products_in(arguments.precision, model):
             answer_lines(model, form, task, sys.stdin)
         return
@@ -148,10 +149,12 @@ def _source_of(row: Mapping[str, object], place: str) -> tuple[str, list[str]]:
 
 
 def output_file(options: GenerationArguments, run: Run) -> Path | None:
-    """Where the texts go; None = the screen. Raises UserError for a file that the run needs."""
+    """Where the texts go; None = the screen. Raises UserError for a file that the run needs, or of another form."""
     if options.output:
         if run.owns(Path(options.output)):
             raise UserError(f"--output {options.output}: is a file of the run; give another")
+        if Path(options.output).suffix in (".gz", ".json", ".csv", ".parquet"):
+            raise UserError(f"--output {options.output}: is written as .jsonl, or a text a line as .txt; name it so")
         return Path(options.output)
     if options.input:
         return None
@@ -201,7 +204,6 @@ def answer_lines(model: Any, form: TextForm, task: Task, lines: Iterable[str]) -
     """
     if sys.stdin.isatty():
         print("one source a line; Ctrl+D ends", file=sys.stderr)
-    model.to(device())
     for source in _typed(lines):
         ids, cut = next(iter(form.sources([source], task.max_source_length)))
         if cut:

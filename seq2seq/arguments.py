@@ -343,11 +343,14 @@ OF_THE_TASK = (
 
 
 def recipe_of(arguments: Arguments) -> dict[str, Any]:
-    """What a run's config.yaml keeps: all that decides its result, not how this call was made."""
+    """What a run's config.yaml keeps: all that decides its result, not how this call was made.
+
+    Also the run whose prefix a training starts from; of a decoding, that it is one, and of which run.
+    """
     kept = {name: value for name, value in asdict(arguments).items() if name not in ABOUT_THE_CALL}
-    if arguments.do_train and arguments.prefix_model_path:  # where the training starts
+    if arguments.prefix_model_path:
         kept["prefix_model_path"] = arguments.prefix_model_path
-    return kept
+    return kept if arguments.do_train else {**kept, "do_train": False}
 
 
 def inputs_of(arguments: Arguments) -> dict[str, str | None]:

@@ -105,7 +105,7 @@ def products_in(precision: Literal["auto", "32", "bf16"], model: Any) -> torch.a
     It changes a base in float32 alone, which was trained itself; a frozen one is in bfloat16 as it is.
     """
     mixed = resolve_precision(precision) == "bf16" and model.dtype == torch.float32
-    return torch.autocast(device().type, torch.bfloat16, enabled=mixed)
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=mixed)
 
 
 class DecodingProgress:

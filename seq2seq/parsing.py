@@ -85,6 +85,7 @@ def reader(
         prog=program,
         description=description,
         exit_on_error=False,
+        allow_abbrev=False,  # the recipe and the checks go by the flags' whole names
         default_config_files=[str(recipe)] if recipe else [],
     )
     if kind is Arguments:

@@ -206,6 +206,8 @@ def _csv_records(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
         for cells in rows:
             if header is None:
                 header = cells
+                if twice := sorted({name for name in cells if cells.count(name) > 1}):
+                    raise UserError(f"{path}:{start}: the header has {', '.join(twice)} twice; rename one of them")
             elif not cells:
                 yield f"{path}:{start}", BLANK
             elif len(cells) != len(header):

@@ -231,6 +231,11 @@ class Run:
 
     def unfinished(self) -> UserError:
         """The error of a run that has kept nothing to generate with."""
+        options = read_options(self.config) if self.config.is_file() else {}
+        if options.get("do_train") is False:
+            return UserError(
+                f"{self.directory}: is a decoding of the run {options.get('prefix_model_path')}; give that run"
+            )
         kept = f"{self.prefix.name}, {self.adapters.name} or {self.model.name}/"
         return UserError(f"{self.directory}: holds no {kept}; let the run finish with --resume")
 

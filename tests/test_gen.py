@@ -320,6 +320,9 @@ class TestMistakes:
             with pytest.raises(UserError, match="is a file of the run; give another"):
                 generate(GenerationArguments(run=str(run), output=str(path), overwrite=True, **QUIET))
             assert path.read_bytes() == before
+        for name in ("o.jsonl.gz", "o.json", "o.csv", "o.parquet"):
+            with pytest.raises(UserError, match=f"{name}: is written as .jsonl, or a text a line as .txt; name it so"):
+                generate(GenerationArguments(run=str(runs["gpt2"]), output=str(tmp_path / name), **QUIET))
         with pytest.raises(UserError, match="in.txt: is the --input; give another"):
             file = str(tmp_path / "in.txt")
             generate(GenerationArguments(run=str(runs["gpt2"]), input=file, output=file, overwrite=True, **QUIET))

@@ -226,6 +226,7 @@ class TestMistakes:
                 r":1: source holds half a character \(\\ud83d",
             ),
             ({"train.csv": "source,target\na,b\na,b,c\n"}, r"train\.csv:3: 3 columns, the header has 2"),
+            ({"train.csv": "source,target,target\na,b,c\n"}, r"train\.csv:1: the header has target twice; rename one"),
             ({"train.csv": "source,target\na\n"}, r"train\.csv:2: 1 columns, the header has 2"),
             ({"train.csv": 'source,target\na,"b\nb"\n"a,b\nc,d\n'}, r"train\.csv:4: not csv"),
             ({"train.parquet": "no parquet"}, r"train\.parquet: not a whole parquet file"),

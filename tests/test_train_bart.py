@@ -25,6 +25,7 @@ from seq2seq.loading import load_base
 from seq2seq.parsing import parse
 from seq2seq.records import load_records
 from seq2seq.runs import Run
+from seq2seq.utils import UserError
 
 Small = dict[str, Any]
 SITES = ("encoder", "decoder", "cross")
@@ -176,6 +177,16 @@ class TestDecodingARun:
         assert other and Run(other).read_metrics()["test"]["rouge1"]["n"] == 4
         assert Run(other).read_metrics()["baselines"] == {}
         assert {name: (prefix_run / name).read_bytes() for name in files_of(prefix_run)} == before
+
+    def test_elsewhere_it_says_what_it_decoded_and_can_be_done_again(self, prefix_run, tmp_path):
+        start(do_train="no", prefix_model_path=prefix_run, progress="no", output_dir=tmp_path / "one", n_test=2)
+        assert Run(tmp_path / "one").read_config()["prefix_model_path"] == str(prefix_run)
+        start(config=tmp_path / "one/config.yaml", output_dir=tmp_path / "two", progress="no")
+        one, two = (Run(tmp_path / name) for name in ("one", "two"))
+        assert one.generations("test").read_bytes() == two.generations("test").read_bytes()
+        assert one.read_config() == two.read_config() and not two.prefix.is_file()
+        with pytest.raises(UserError, match=f"one: is a decoding of the run {prefix_run}; give that run"):
+            start(do_train="no", prefix_model_path=tmp_path / "one", progress="no")
 
     def test_on_other_data_replaces_all_scores_of_the_split(self, prefix_run, small, tmp_path):
         copy = tmp_path / "copy"
