@@ -26,7 +26,8 @@ class SharedLayer(DynamicLayer):
     """The keys and values of one attention, pools (B, H, C', D) read by all beams of a source.
 
     The first C columns are in use; the few behind them are zeros, which the masks hide: products with the whole pool
-    need no copy of a part of it. Keys lie in memory with the columns innermost, as the product with the queries wants.
+    need no copy of a part of it. In memory heads are outermost, for a prefix is one for all sources of a head, and the
+    columns of keys innermost, as the product with the queries wants.
 
     Args:
         beams: N.
@@ -39,8 +40,8 @@ class SharedLayer(DynamicLayer):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.columns = key_states.shape[2]
-        self.keys = key_states.transpose(2, 3).contiguous().transpose(2, 3)
-        self.values = value_states.contiguous()
+        self.keys = _turned(_turned(key_states).contiguous())
+        self.values = value_states.transpose(0, 1).contiguous().transpose(0, 1)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -68,28 +69,37 @@ class SharedLayer(DynamicLayer):
         more = columns - self.capacity
         if more > 0:
             more += (SPARE_STEPS - 1) * self.beams
-            keys: Tensor = self.keys.transpose(2, 3)  # type: ignore[union-attr]
-            self.keys = torch.cat((keys, keys.new_zeros(*keys.shape[:3], more)), dim=3).transpose(2, 3)
-            zeros = keys.new_zeros(*keys.shape[:2], more, keys.shape[2])
-            self.values = torch.cat((self.values, zeros), dim=2)  # type: ignore[arg-type]
+            keys, values = self._as_in_memory()
+            self.keys = _turned(torch.cat((keys, keys.new_zeros(*keys.shape[:3], more)), dim=3))
+            zeros = values.new_zeros(*values.shape[:2], more, values.shape[3])
+            self.values = torch.cat((values, zeros), dim=2).transpose(0, 1)
 
     def select_sources(self, sources: Tensor) -> None:
         """Keep some sources (their indices), drop the others."""
-        self.keys = self.keys.transpose(2, 3)[sources].transpose(2, 3)  # type: ignore[union-attr]
-        self.values = self.values[sources]  # type: ignore[index]
+        keys, values = self._as_in_memory()
+        self.keys, self.values = _turned(keys[:, sources]), values[:, sources].transpose(0, 1)
 
     def select_columns(self, columns: Tensor) -> None:
         """Keep some columns of each source, (B, C) indices, in that order."""
-        index = columns[:, None, None]
-        keys = self.keys.transpose(2, 3)  # type: ignore[union-attr]
-        self.keys = keys.gather(3, index.expand(-1, *keys.shape[1:3], -1)).transpose(2, 3)
-        rows = columns[:, None, :, None]
-        self.values = self.values.gather(2, rows.expand(-1, keys.shape[1], -1, keys.shape[2]))  # type: ignore[union-attr]
+        keys, values = self._as_in_memory()
+        heads, _, width, _ = keys.shape
+        self.keys = _turned(keys.gather(3, columns[None, :, None].expand(heads, -1, width, -1)))
+        rows = columns[None, :, :, None].expand(heads, -1, -1, width)
+        self.values = values.gather(2, rows).transpose(0, 1)
         self.columns = columns.shape[1]
+
+    def _as_in_memory(self) -> tuple[Tensor, Tensor]:
+        """Keys (H, B, D, C') and values (H, B, C', D)."""
+        return _turned(self.keys), self.values.transpose(0, 1)  # type: ignore[arg-type,union-attr]
 
     def get_seq_length(self) -> int:
         """Tokens that a beam has behind it."""
         return self.tokens
+
+
+def _turned(keys: Tensor) -> Tensor:
+    """Keys (B, H, C, D) as they lie in memory (H, B, D, C), and back."""
+    return keys.permute(1, 0, 3, 2)
 
 
 class BeamCache:

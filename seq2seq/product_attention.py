@@ -70,32 +70,32 @@ def attend_one_token(
     """
     rows, query_heads, _, width = query.shape
     sources, heads, _, _ = key.shape
-    beams, groups = rows // sources, query_heads // heads
-    query = query.reshape(sources, beams, heads, groups, width).transpose(1, 2)
-    query = query.reshape(sources, heads, beams * groups, width) * scaling
-    scores = query @ key.transpose(2, 3)
+    groups, length = query_heads // heads, 0 if prefix is None else prefix[0].shape[1]
+    query = (query * scaling).reshape(rows, heads, groups, width).transpose(0, 1).contiguous()
+    query = query.view(heads, sources, -1, width)
+    scores = _by_source(query, key.transpose(2, 3))
     if mask is not None:
+        mask = mask.transpose(0, 1)
         mask = mask.repeat_interleave(groups, dim=2) if groups > 1 < mask.shape[2] else mask
         scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
     if prefix is None:
-        output = _weights(scores, dropout) @ value
+        output = _by_source(_weights(scores, dropout), value)
     else:
-        length = prefix[0].shape[1]
-        of_prefix = _by_head(query) @ prefix[0].transpose(1, 2)
-        of_prefix = of_prefix.view(heads, sources, beams * groups, length).transpose(0, 1)
-        weights = _weights(torch.cat((of_prefix, scores), dim=-1), dropout)
-        by_prefix, by_own = weights.split((length, scores.shape[-1]), dim=-1)
-        output = (_by_head(by_prefix) @ prefix[1]).view(heads, sources, beams * groups, width).transpose(0, 1)
-        output = output + by_own @ value
-    output = output.view(sources, heads, beams, groups, width).transpose(1, 2)
-    return output.reshape(rows, 1, query_heads, width)
+        of_prefix = torch.bmm(query.flatten(1, 2), prefix[0].transpose(1, 2)).view(*scores.shape[:3], length)
+        weights = _weights(torch.cat((of_prefix, scores), dim=3), dropout)
+        by_prefix, by_own = weights.split((length, scores.shape[3]), dim=3)
+        output = torch.bmm(by_prefix.flatten(1, 2), prefix[1]).view(query.shape) + _by_source(by_own, value)
+    return output.reshape(heads, rows, groups, width).transpose(0, 1).reshape(rows, 1, query_heads, width)
+
+
+def _by_source(rows: Tensor, pool: Tensor) -> Tensor:
+    """Products (H, B, N·G, Y) of the rows of each head and source (H, B, N·G, X) with what they share (B, H, X, Y)."""
+    if pool.stride(0) < pool.stride(1):  # heads outermost in memory, as in beam_cache.py
+        product = torch.bmm(rows.flatten(0, 1), pool.transpose(0, 1).flatten(0, 1))
+        return product.view(*rows.shape[:3], pool.shape[3])
+    return (rows.transpose(0, 1) @ pool).transpose(0, 1)
 
 
 def _weights(scores: Tensor, dropout: float) -> Tensor:
     weights = scores.softmax(-1)
     return torch.nn.functional.dropout(weights, dropout) if dropout > 0.0 else weights
-
-
-def _by_head(tensor: Tensor) -> Tensor:
-    """(B, H, N·G, X) as (H, B·N·G, X): all rows of a head together."""
-    return tensor.transpose(0, 1).flatten(1, 2)

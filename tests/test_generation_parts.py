@@ -14,6 +14,7 @@ from transformers.generation.logits_process import (
     MinNewTokensLengthLogitsProcessor,
     NoBadWordsLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
+    SuppressTokensLogitsProcessor,
 )
 
 from seq2seq import prefix_attention
@@ -32,6 +33,8 @@ from seq2seq.score_rules import apply_rules
         *(NoRepeatNGramLogitsProcessor(size) for size in (1, 2, 3, 7)),
         NoBadWordsLogitsProcessor([[3], [4, 0]], 2),
         NoBadWordsLogitsProcessor([[3], [5]], 2),
+        SuppressTokensLogitsProcessor([3, 9, 9]),
+        SuppressTokensLogitsProcessor([1, 12]),
     ],
     ids=lambda rule: f"{type(rule).__name__}{vars(rule)}"[:60],
 )
@@ -58,10 +61,18 @@ def test_the_best_are_those_of_topk(columns: int) -> None:
         assert torch.equal(ours, theirs)
 
 
+def _laid_out(states: Tensor, heads_outermost: bool) -> Tensor:
+    """States (B, H, S, D) with their heads or their sources outermost in memory."""
+    return states.transpose(0, 1).contiguous().transpose(0, 1) if heads_outermost else states
+
+
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("kind", [None, "boolean", "added", "of each beam"])
 @pytest.mark.parametrize("length", [0, 4])
-def test_one_token_over_shared_keys_is_stock_attention_over_copies(length: int, kind: str | None, groups: int) -> None:
+@pytest.mark.parametrize("heads_outermost", [False, True])
+def test_one_token_over_shared_keys_is_stock_attention_over_copies(
+    heads_outermost: bool, length: int, kind: str | None, groups: int
+) -> None:
     torch.manual_seed(1)
     sources, beams, heads, own, width = 2, 3, 2, 5, 4
     query = torch.randn(sources * beams, heads * groups, 1, width, dtype=torch.float64)
@@ -73,6 +84,7 @@ def test_one_token_over_shared_keys_is_stock_attention_over_copies(length: int, 
         visible[:] = True
     added = torch.zeros(visible.shape, dtype=torch.float64).masked_fill(~visible, float("-inf"))
     mask = {None: None, "boolean": visible, "added": added, "of each beam": added}[kind]
+    key, value = (_laid_out(states, heads_outermost) for states in (key, value))
     ours = attend_one_token(query, key, value, mask, tuple(prefix) if length else None, 0.7)
 
     def of_rows(tensor: Tensor) -> Tensor:
