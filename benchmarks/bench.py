@@ -45,7 +45,7 @@ class WhatToMeasure:
     """Tiny models, to see that all of it works."""
     turns: int = 5
     """Of each system at most."""
-    budget: float = 15.0
+    budget: float = 60.0
     """Seconds after which a system that has had two turns sits the others out."""
     threads: int | None = None
     """Of torch, for every system; default: torch's own choice."""

@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.ratios import default_ratio, ratio
+from benchmarks.ratios import Ratio, default_ratio, ratio
 
 
 @dataclass(frozen=True)
@@ -82,26 +82,24 @@ def _prefix_cost(items: dict[str, Any], precision: str) -> Check:
     turns = items.get("bart_beam", {}).get("turns", {}).get(precision)
     prefix = items["bart_beam"]["work"]["preseqlen"] if turns else 200
     what = f"BART beam search, {precision}: P = {prefix} over P = 0"
-    if not turns:
-        return Check(what, f"≤ {PREFIX_COST:g}", "not measured", None)
-    found = ratio(turns["ours"], turns["ours without prefix"])
-    return Check(what, f"≤ {PREFIX_COST:g}", str(found), found.median <= PREFIX_COST)
+    return _at_most(what, ratio(turns["ours"], turns["ours without prefix"]) if turns else None, PREFIX_COST)
 
 
 def _memory(items: dict[str, Any]) -> list[Check]:
     peaks = items.get("memory", {}).get("bytes", {}).get("32")
-    ours = peaks["ours"] if peaks else 1
-    return [
-        _at_most("peak memory, float32: ours over floor", ours / peaks["floor"] if peaks else None, OF_FLOOR),
-        _at_most(
-            "peak memory, float32: ours with gradient checkpointing over without",
-            peaks["ours, gradient checkpointing"] / ours if peaks else None,
-            OF_PLAIN_STEP,
-        ),
-    ]
+    pairs = (
+        ("ours over floor", "ours", "floor", OF_FLOOR),
+        ("ours with gradient checkpointing over without", "ours, gradient checkpointing", "ours", OF_PLAIN_STEP),
+    )
+    found = []
+    for words, system, other, most in pairs:
+        value = ratio(peaks[system], peaks[other]) if peaks else None
+        found.append(_at_most(f"peak memory, float32: {words}", value, most))
+    return found
 
 
-def _at_most(what: str, value: float | None, most: float) -> Check:
-    if value is None:
+def _at_most(what: str, found: Ratio | float | None, most: float) -> Check:
+    if found is None:
         return Check(what, f"≤ {most:g}", "not measured", None)
-    return Check(what, f"≤ {most:g}", f"{value:.2f}", value <= most)
+    value, shown = (found.median, str(found)) if isinstance(found, Ratio) else (found, f"{found:.2f}")
+    return Check(what, f"≤ {most:g}", shown, value <= most)

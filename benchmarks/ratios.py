@@ -1,4 +1,4 @@
-"""Seconds of turns as medians, spreads and ratios."""
+"""Seconds, or bytes, of turns as medians, spreads and ratios."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Ratio:
-    """Seconds of one system over those of another, turn by turn."""
+    """Seconds (or bytes) of one system over those of another, turn by turn."""
 
     median: float
     least: float

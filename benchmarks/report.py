@@ -161,13 +161,15 @@ def memory(item: dict[str, Any]) -> str:
         "## Peak memory of a BART training step",
         "",
         _of_work(item["work"]) + " The largest resident memory of a fresh process through model, prefix, optimiser and "
-        "two steps, less what it had when its imports were done.",
+        "two steps, less what it had when its imports were done; median of the turns (least to greatest).",
         "",
         "| system | " + " | ".join(f"{precision}, GB" for precision in item["bytes"]) + " |",
         "|---" * (1 + len(item["bytes"])) + "|",
     ]
     for name in item["bytes"]["32"]:
-        lines.append(f"| {name} | " + " | ".join(f"{of[name] / GIGA:.2f}" for of in item["bytes"].values()) + " |")
+        peaks = [[peak / GIGA for peak in of[name]] for of in item["bytes"].values()]
+        cells = [f"{median_of(of):.2f} ({min(of):.2f}-{max(of):.2f})" for of in peaks]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
