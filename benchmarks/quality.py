@@ -86,7 +86,7 @@ def train_peft(arguments: Arguments, family: Family) -> None:
     one_by_one = replace(arguments, eval_bsz=1)
     texts = decode(module.model.eval(), form, records, task, one_by_one, THEIRS)
     report = Report(task, records, {THEIRS: texts}, lead=False)
-    run.append_generations("test", report.generations())
+    run.write_generations("test", report.generations())
     run.update_metrics(report.metrics("test"))
 
 

@@ -158,6 +158,7 @@ class AdapterTuning(WrappedModel):
         super().train(mode)
         if not self.base_dropout:
             self.model.eval()
+            self.model.get_input_embeddings().train(mode)  # drops nothing out; where it trains NEFTune adds its noise
         return self
 
     def _placed(self) -> Iterator[tuple[nn.Module, nn.Module]]:

@@ -209,6 +209,15 @@ def _slice(flat: np.ndarray, offsets: np.ndarray, i: int) -> np.ndarray:
     return flat[offsets[i] : offsets[i + 1]]
 
 
+def check_room(form: TextForm, **limits: int) -> None:
+    """Raise UserError for the first limit, named by its flag, that leaves no token beside the form's special ones."""
+    for flag, limit in limits.items():
+        if limit <= form.special:
+            raise UserError(
+                f"--{flag} {limit}: no room beside the {form.special} special tokens; give at least {form.special + 1}"
+            )
+
+
 def _token_arrays(
     records: Sequence[Record],
     form: TextForm,
@@ -217,10 +226,7 @@ def _token_arrays(
     pairs: Literal["all", "first"],
 ) -> dict[str, np.ndarray]:
     """What a TokenSet holds and a cache file stores, by the names of ARRAYS."""
-    special = form.special
-    for flag, limit in (("--max_source_length", max_source_length), ("--max_target_length", max_target_length)):
-        if limit <= special:
-            raise UserError(f"{flag} {limit}: no room beside the {special} special tokens; give at least {special + 1}")
+    check_room(form, max_source_length=max_source_length, max_target_length=max_target_length)
     count = None if pairs == "all" else 1
     targets = [(number, text) for number, record in enumerate(records) for text in record.references[:count]]
     source_ids, source_offsets, source_cut = _flat_tokens(

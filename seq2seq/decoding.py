@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from seq2seq.arguments import Arguments
-from seq2seq.data import LengthBuckets, tokenise
+from seq2seq.data import LengthBuckets, check_room, tokenise
 from seq2seq.generation import fast_search, generate
 from seq2seq.partial_outputs import PartialOutputs
 from seq2seq.records import Record
@@ -40,7 +40,8 @@ def generate_texts(model: Any, form: TextForm, batch: dict[str, Tensor], search:
     else:
         options |= {"min_new_tokens": search.min_length, "max_new_tokens": search.max_length}
         options |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": form.pad}
-        options |= {"bad_words_ids": newline_tokens(tokenizer)} if newline_tokens(tokenizer) else {}
+        own = model.generation_config.suppress_tokens or []
+        options |= {"suppress_tokens": [*own, *newline_tokens(tokenizer)] or None}
     prompt: dict[str, Any] = {name: value for name, value in batch.items() if name not in ("labels", "index")}
     output = generate(
         model,
@@ -55,11 +56,11 @@ def generate_texts(model: Any, form: TextForm, batch: dict[str, Tensor], search:
     return [text.strip() for text in tokenizer.batch_decode(output, skip_special_tokens=True)]
 
 
-def newline_tokens(tokenizer: Any) -> list[list[int]]:
-    """The tokens that are nothing but newlines (GPT-2: 198 and 628), each as a word of one token."""
+def newline_tokens(tokenizer: Any) -> list[int]:
+    """The tokens that are nothing but newlines (GPT-2: 198 and 628)."""
     encoded = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("\n", "\n\n"))
     single = {ids[-1] for ids in encoded if tokenizer.decode(ids[-1:]).strip(" ").strip("\n") == ""}
-    return [[token] for token in sorted(single)]
+    return sorted(single)
 
 
 def decode(
@@ -76,6 +77,7 @@ def decode(
     What had to be cut is said on standard error. The model goes to the device that Lightning trains on.
     partial: where texts are kept as they come; a batch that is there already is not decoded again.
     """
+    check_room(form, **task.limits)
     cache = Path(arguments.cache_dir).expanduser()
     wanted = [record if record.references else record._replace(references=("",)) for record in records]
     tokens = tokenise(wanted, form, task.max_source_length, task.test_max_target_length, cache, pairs="first")

@@ -123,8 +123,11 @@ def _linear_and_gelu(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
     for module in model.modules():
         for linear, activation in (("c_fc", "act"), ("fc1", "activation_fn")):
             layer, gelu = getattr(module, linear, None), getattr(module, activation, None)
-            if isinstance(layer, nn.Module) and type(gelu) in GELUS:
-                yield layer, gelu  # type: ignore[misc]
+            if not isinstance(layer, nn.Module) or type(gelu) not in GELUS:
+                continue
+            if layer._forward_hooks or gelu._forward_hooks or gelu._forward_pre_hooks:  # type: ignore[union-attr]
+                continue  # somebody looks at, or changes, what is between them
+            yield layer, gelu  # type: ignore[misc]
 
 
 def _faster(layer: nn.Module, gelu: nn.Module | None, rows: int | None) -> Callable[[Tensor], Tensor] | None:

@@ -20,7 +20,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 from seq2seq.adapters import AdapterTuning
 from seq2seq.arguments import PREFIX_MODES, Arguments, inputs_of, place_of, recipe_of
-from seq2seq.data import LengthBuckets, TokenSet, tokenise
+from seq2seq.data import LengthBuckets, TokenSet, check_room, tokenise
 from seq2seq.decoding import decode, generate_texts
 from seq2seq.lightning_base import BaseTransformer, PrefixTransformer
 from seq2seq.loading import Family, load_base, load_pretrained, load_run
@@ -61,6 +61,7 @@ class SummarizationModule(BaseTransformer):
     ) -> None:
         super().__init__(arguments, model, tokenizer)
         self.form, self.task, self.val_records = form, task, val
+        check_room(form, **task.limits)  # also that of the test split, before anything is trained
         cache = Path(arguments.cache_dir).expanduser()
         self.train_tokens = tokenise(train, self.form, task.max_source_length, task.max_target_length, cache)
         self.val_tokens = tokenise(
@@ -80,6 +81,7 @@ class SummarizationModule(BaseTransformer):
             self.train_tokens.source_lengths,
             self.train_tokens.target_lengths,
             self.arguments.bsz,
+            shuffle=not self.trainer.overfit_batches,  # type: ignore[attr-defined]
             seed=self.arguments.seed,
             num_replicas=self.trainer.world_size,
             rank=self.global_rank,
@@ -122,6 +124,10 @@ class SummarizationModule(BaseTransformer):
             return
         texts = generate_texts(self.model, self.form, batch, self.val_search)
         self._generated.update(zip(batch["index"].tolist(), texts, strict=True))
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[str]:
+        """The text of each source in a batch of prompts, as the task's search finds it."""
+        return generate_texts(self.model, self.form, batch, self.task.search)
 
     def on_validation_epoch_end(self) -> None:
         self.log("val_loss", self._nats / self._tokens)
@@ -280,7 +286,8 @@ def say_what_is_replaced(run: Run, arguments: Arguments, split: str, elsewhere: 
     elsewhere: the flag that would put them in another place.
     """
     now, own = recipe_of(arguments), run.read_config()
-    deciding = ("task", "data_dir", "n_test", "max_source_length", *Search.__dataclass_fields__)
+    deciding = ["task", "data_dir", "max_source_length", *Search.__dataclass_fields__]
+    deciding += ["n_test"] if split == "test" else []
     was = {name: own[name] for name in deciding if name in own}
     other = changes(was, {name: now.get(name) for name in was})
     if other and run.generations(split).is_file():
@@ -308,8 +315,7 @@ def evaluate(
         base = model.detach() if frozen else load_base(arguments, task, family)[0]
         outputs["untuned base"] = decode(base.eval(), _plain_form(form), records, task, arguments, "untuned base")
     report = Report(task, records, outputs, lead=arguments.baselines != "none")
-    directory.remove_generations("test")
-    directory.append_generations("test", report.generations())
+    directory.write_generations("test", report.generations())
     directory.replace_scores("test", report.metrics("test"))
     report.show(directory)
 
@@ -322,9 +328,9 @@ def _plain_form(form: TextForm) -> TextForm:
 def chosen_task(arguments: Arguments) -> Task:
     """The task with the lengths and the search that the flags changed."""
     task = task_for(arguments.task, arguments.data_dir, arguments.source_lang, arguments.target_lang)
-    lengths = ("max_source_length", "max_target_length", "val_max_target_length", "test_max_target_length")
     search = {name: getattr(arguments, name) for name in Search.__dataclass_fields__}
-    task = replace(task, **{name: getattr(arguments, name) for name in lengths if getattr(arguments, name) is not None})
+    lengths = {name: getattr(arguments, name) for name in task.limits}
+    task = replace(task, **{k: v for k, v in lengths.items() if v is not None})
     return replace(task, search=replace(task.search, **{k: v for k, v in search.items() if v is not None}))
 
 

@@ -8,6 +8,7 @@ Shapes: B batch, S source length, T target length, N target tokens of a batch, V
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -166,8 +167,10 @@ class BaseTransformer(pl.LightningModule):
             weight_decay=options.weight_decay,
             fused=True,  # one pass over memory instead of a dozen
         )
-        constant = options.lr_scheduler == "constant"
-        total = None if constant else int(total_steps(self.trainer, options.max_steps))
+        constant, steps = options.lr_scheduler == "constant", total_steps(self.trainer, options.max_steps)
+        if not constant and math.isinf(steps):
+            raise UserError("a linear schedule needs an end: give max_epochs or max_steps, or lr_scheduler constant")
+        total = None if constant else int(steps)
         share = partial(share_of_rate, warmup=options.warmup_steps, total=total)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -178,11 +181,13 @@ class BaseTransformer(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm of all gradients; Lightning's own way refuses a fused AdamW in mixed precision.
+        """Clip the norm of all gradients, or by value; Lightning's own way refuses a fused AdamW in mixed precision.
 
         It does so for float16, whose gradients AdamW has yet to unscale; bfloat16's are never scaled.
         """
-        if gradient_clip_val:
+        if gradient_clip_val and gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(self.trained_parameters(), gradient_clip_val)
+        elif gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.trained_parameters(), gradient_clip_val)
 
     def place_order(self, order: Any) -> Any:
@@ -195,14 +200,14 @@ class BaseTransformer(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Switch on dropout (a loaded base comes in eval mode, Lightning leaves it there) and the fast attention."""
         self.train()
-        self._stock = self.base if attention_can_change(self.base) else None
-        if self._stock is not None:
+        self._was_stock = attention_can_change(self.base)
+        if self._was_stock:
             enable_prefix(self.base)
 
     def on_fit_end(self) -> None:
         """Give a base that came with stock attention its own back."""
-        if self._stock is not None:
-            disable_prefix(self._stock)
+        if self._was_stock:
+            disable_prefix(self.base)
 
     def on_train_epoch_start(self) -> None:
         batch_order(self.trainer.train_dataloader).set_epoch(self.current_epoch)
@@ -228,7 +233,9 @@ class BaseTransformer(pl.LightningModule):
         """Remember where in which epoch the run stopped."""
         self.examples_seen = checkpoint["examples_seen"]
         batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        self._resumed = (checkpoint["epoch"], batches["current"]["processed"])
+        epoch, done = checkpoint["epoch"], batches["current"]["processed"]
+        # a Trainer's limit_train_batches ends epochs before the order does
+        self._resumed = (epoch + 1, 0) if batches["is_last_batch"] else (epoch, done)
 
 
 class PrefixTransformer(BaseTransformer):

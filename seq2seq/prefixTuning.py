@@ -260,6 +260,8 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         An infix takes `source_ids`, `source_attention_mask` (B, S) too, and `input_ids` start the target; without
         them the base's bos token does.
         """
+        if isinstance(options.get("assistant_model"), WrappedModel):
+            raise UserError("assistant_model: give a model without a prefix, or generate without an assistant")
         enable_prefix(self.model)
         source_ids, bos = options.get("source_ids"), self.config.bos_token_id
         if source_ids is not None and bos is not None and not args and "input_ids" not in options:
@@ -279,6 +281,7 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         super().train(mode)
         if not self.base_dropout:
             self.model.eval()
+            self.model.get_input_embeddings().train(mode)  # drops nothing out; where it trains NEFTune adds its noise
         return self
 
     def _sites_used(self, inputs: dict[str, Any]) -> list[Site]:
@@ -305,7 +308,9 @@ class PrefixTuning(PrefixFiles, WrappedModel):
 
     def _behind(self, source_ids: Tensor | None, source_mask: Tensor | None, dropout: float) -> LivePrefix:
         if source_ids is None or not self.infix:
-            raise UserError("source_ids: an infix (infix=True) and a source go together; give both or neither")
+            raise UserError(
+                "source_ids: an infix (infix=True) stands behind a source; give source_ids, and without an infix none"
+            )
         mask = torch.ones_like(source_ids) if source_mask is None else source_mask
         learned, vectors = self.prefix["decoder"](), self.prefix["infix"]()
         if dropout > 0.0:

@@ -12,8 +12,8 @@
     metrics.csv, curves.png    the training, step by step
     generations_<split>.jsonl  one record a line: source, references, generated
 
-A file is replaced as a whole (temporary file, then os.replace) or grown line by line, so that a run that is killed
-at any moment leaves files that can be read.
+A file is replaced as a whole (temporary file, then os.replace), or grown line by line as metrics.csv is, so that a run
+that is killed at any moment leaves files that can be read.
 """
 
 import json
@@ -284,49 +284,34 @@ class Run:
             raise UserError(f"{self.metrics}:1: holds no JSON object; correct or delete it")
         return metrics
 
-    def append_generations(self, split: str, records: Iterable[Mapping[str, Any]]) -> int:
-        """Append records (`source`, `references`, `generated`, by choice `part`) as they come; return how many.
+    def write_generations(self, split: str, records: Iterable[Mapping[str, Any]]) -> None:
+        """Put records (`source`, `references`, `generated`, by choice `part`) in the place of a split's old ones.
 
-        Each line is flushed, so that an interruption costs one record at most; a line that an earlier interruption
-        has cut is removed first. Raises ValueError for a record that lacks one of the three keys.
+        Raises ValueError for a record that lacks one of the three keys; the old ones then stay.
         """
-        path = self.generations(split)
-        _mend_last_line(path)
-        count = 0
-        with path.open("a", encoding="utf-8", buffering=1) as file:
-            for record in records:
-                missing = [key for key in GENERATION_KEYS if key not in record]
-                if missing:
-                    raise ValueError(f"record {count} for {path.name} lacks {', '.join(missing)}; has {list(record)}")
-                file.write(json.dumps(_plain(record, path.name, finite=True), ensure_ascii=False) + "\n")
-                count += 1
-        return count
+        path, lines = self.generations(split), []
+        for number, record in enumerate(records):
+            missing = [key for key in GENERATION_KEYS if key not in record]
+            if missing:
+                raise ValueError(f"record {number} for {path.name} lacks {', '.join(missing)}; has {list(record)}")
+            lines.append(json.dumps(_plain(record, path.name, finite=True), ensure_ascii=False) + "\n")
+        write_atomically(path, "".join(lines))
 
     def read_generations(self, split: str) -> list[dict[str, Any]]:
-        """Read a split's records, empty if there are none; one cut last line (an interrupted write) is left out.
-
-        Raises UserError with file:line for any other line that is not a record.
-        """
-        path = self.generations(split)
+        """Read a split's records, empty if there are none. Raises UserError with file:line for what is no record."""
+        path, records = self.generations(split), []
         # Split at the newline byte only: U+2028 and its like may stand inside a text.
-        lines = path.read_bytes().split(b"\n") if path.is_file() else []
-        records = []
-        for number, line in enumerate(lines, start=1):
+        lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]
+        for number, line in enumerate(lines[:-1] if lines[-1] == b"" else lines, start=1):
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
-                if number == len(lines):  # behind the last newline: nothing, or a cut line
-                    break
                 raise UserError(f"{path}:{number}: broken JSON line ({error}); delete it or decode again") from error
             if not isinstance(record, dict) or any(key not in record for key in GENERATION_KEYS):
                 keys = ", ".join(GENERATION_KEYS)
                 raise UserError(f"{path}:{number}: no record with {keys}; delete the line or decode again")
             records.append(record)
         return records
-
-    def remove_generations(self, split: str) -> None:
-        """Delete a split's records, so that decoding starts again from its first."""
-        self.generations(split).unlink(missing_ok=True)
 
     def _holds(self, path: str | Path) -> bool:
         """Whether a file or folder lies in the run directory, or is it; a hub name does not."""
@@ -356,8 +341,9 @@ class Run:
         # What a kill in the middle of a write leaves behind.
         for path in (self.last_checkpoint, self.best_checkpoint, self.metrics, self.metrics_csv, self.config):
             path.with_name(f"{path.name}.tmp").unlink(missing_ok=True)
-        for path in self.directory.glob("generations_*.jsonl.partial"):
-            path.unlink()
+        for pattern in ("generations_*.jsonl.partial", "generations_*.jsonl.tmp"):
+            for path in self.directory.glob(pattern):
+                path.unlink()
 
 
 def _plain(value: Any, where: str, *, finite: bool = False) -> Any:
@@ -396,18 +382,3 @@ def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both else value
     return merged
-
-
-def _mend_last_line(path: Path) -> None:
-    """Give the file's last line its newline, or take the line away if an interruption has cut it."""
-    data = path.read_bytes() if path.is_file() else b""
-    if not data or data.endswith(b"\n"):
-        return
-    line = data[data.rfind(b"\n") + 1 :]
-    try:
-        json.loads(line)
-    except ValueError:
-        os.truncate(path, len(data) - len(line))
-    else:
-        with path.open("ab") as file:
-            file.write(b"\n")

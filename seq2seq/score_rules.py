@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.generation import logits_process as rules
 
@@ -37,10 +38,7 @@ def _no_repeated_ngram(rule: Any, tokens: Tensor, scores: Tensor) -> Tensor:
         return scores
     started = tokens[:, tokens.shape[1] + 1 - size :]
     ngrams = tokens.unfold(1, size, 1)
-    repeats = (ngrams[..., :-1] == started[:, None]).all(-1) & (ngrams[..., -1] < scores.shape[1])
-    # Each n-gram's last token gets its own score or -inf; the smaller one stays where two meet.
-    last = ngrams[..., -1].clamp(max=scores.shape[1] - 1)
-    return scores.scatter_reduce_(1, last, scores.gather(1, last).masked_fill_(repeats, FORBIDDEN), "amin")
+    return _forbid(scores, ngrams[..., -1], (ngrams[..., :-1] == started[:, None]).all(-1))
 
 
 def _no_bad_words(rule: Any, tokens: Tensor, scores: Tensor) -> Tensor:
@@ -51,9 +49,25 @@ def _no_bad_words(rule: Any, tokens: Tensor, scores: Tensor) -> Tensor:
     return scores
 
 
+def _suppressed(rule: Any, tokens: Tensor, scores: Tensor) -> Tensor:
+    suppressed = rule.suppress_tokens.to(scores.device).expand(len(scores), -1)
+    return _forbid(scores, suppressed, torch.ones_like(suppressed, dtype=torch.bool))
+
+
+def _forbid(scores: Tensor, tokens: Tensor, where: Tensor) -> Tensor:
+    """Scores with -inf for some of the tokens (R, N), those `where` (R, N) says; no wait for a GPU.
+
+    Each of them gets its own score or -inf, and the smaller one stays where two meet. Tokens may be unknown.
+    """
+    known = tokens.clamp(max=scores.shape[1] - 1)
+    own = scores.gather(1, known).masked_fill_(where & (tokens < scores.shape[1]), FORBIDDEN)
+    return scores.scatter_reduce_(1, known, own, "amin")
+
+
 IN_PLACE: dict[type, Callable[[Any, Tensor, Tensor], Tensor]] = {
     rules.MinLengthLogitsProcessor: _min_length,
     rules.MinNewTokensLengthLogitsProcessor: _min_new_tokens,
     rules.NoBadWordsLogitsProcessor: _no_bad_words,
     rules.NoRepeatNGramLogitsProcessor: _no_repeated_ngram,
+    rules.SuppressTokensLogitsProcessor: _suppressed,
 }

@@ -40,7 +40,7 @@ class Search:
     early_stopping: bool
     """Stop as soon as num_beams hypotheses have ended."""
     length_norm: Literal["target", "prompt"] = "target"
-    """Decoders: the length of the length penalty is the output's, or the prompt's and the output's (the authors')."""
+    """prompt: as the authors' library, which counted a decoder's prompt as well and ended some searches later."""
 
     def __post_init__(self) -> None:
         if self.num_beams < 1:
@@ -83,6 +83,12 @@ class Task:
     source_lang: str | None = None
     """Language code: ending of line files (`train.en`) and name of a record's field."""
     target_lang: str | None = None
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The longest sources and targets, tokens, by the names of their flags."""
+        names = ("max_source_length", "max_target_length", "val_max_target_length", "test_max_target_length")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def languages(self) -> tuple[str, str] | None:

@@ -383,6 +383,21 @@ def test_searches_of_a_base_within_fast_layers_are_its_own(fast: Any) -> None:
     assert not any("forward" in vars(module) for module in model.modules())
 
 
+@pytest.mark.parametrize(
+    "family, layer", [("bart", "model.decoder.layers.0.fc1"), ("gpt2", "transformer.h.0.mlp.c_fc")]
+)
+def test_a_hook_on_an_mlps_first_layer_sees_what_it_computes(family: str, layer: str) -> None:
+    wide = {"bart": {"d_model": 256, "decoder_ffn_dim": 512}, "gpt2": {"n_embd": 256}}[family]
+    model = base(family, dtype=torch.float32, **wide, init_std=0.1, initializer_range=0.1)
+    options: dict[str, Any] = {"num_beams": 3, "max_new_tokens": 9, "do_sample": False}
+    push = torch.linspace(-3, 3, 512 if family == "bart" else 1024)
+    plain = model.generate(**prompts(family), **options)
+    model.get_submodule(layer).register_forward_hook(lambda module, args, output: output + push)
+    steered = model.generate(**prompts(family), **options)
+    assert not torch.equal(plain, steered)
+    assert torch.equal(generate(model, **prompts(family), **options), steered)
+
+
 def test_fast_layers_compute_in_autocasts_precision() -> None:
     model = base("bart", dtype=torch.float32, d_model=256, decoder_ffn_dim=512, init_std=0.05)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

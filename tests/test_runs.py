@@ -25,7 +25,7 @@ def finished(run: Run) -> Run:
     """A run with all its files and one that is not its own."""
     run.write_config({"mode": "prefixtune"})
     run.update_metrics({"train_seconds": 1.5})
-    run.append_generations("test", [record(1)])
+    run.write_generations("test", [record(1)])
     for path in (run.prefix, run.prefix_config, run.last_checkpoint, run.best_checkpoint, run.metrics_csv, run.curves):
         path.write_text("x")
     (run.directory / "notes.txt").write_text("mine")
@@ -172,47 +172,43 @@ def test_broken_metrics_are_named_with_their_line(run):
         run.read_metrics()
 
 
-def test_generations_come_back_in_order(run):
+def test_generations_come_back_in_order_and_take_the_place_of_old_ones(run):
     assert run.read_generations("val") == []
-    assert run.append_generations("val", [record(1), record(2)]) == 2
-    assert run.append_generations("val", (record(n) for n in (3,))) == 1
-    assert run.read_generations("val") == [record(1), record(2), record(3)]
-    run.remove_generations("val")
-    assert run.read_generations("val") == []
+    run.write_generations("val", [record(1), record(2)])
+    assert run.read_generations("val") == [record(1), record(2)]
+    run.write_generations("val", (record(n) for n in (3,)))
+    assert run.read_generations("val") == [record(3)]
 
 
-def test_generations_are_on_disk_as_they_come(run):
+def test_an_interrupted_write_leaves_the_old_generations(run, monkeypatch):
     def decoding():
-        yield record(1)
-        assert run.read_generations("test") == [record(1)]
+        yield record(2)
         raise KeyboardInterrupt
 
+    run.write_generations("test", [record(1)])
     with pytest.raises(KeyboardInterrupt):
-        run.append_generations("test", decoding())
+        run.write_generations("test", decoding())
+    assert run.read_generations("test") == [record(1)]
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        run.write_generations("test", [record(2)])
     assert run.read_generations("test") == [record(1)]
 
 
 @pytest.mark.parametrize("kept_bytes", [1, 20, 40, 70])
-def test_an_interrupted_write_costs_one_record(run, kept_bytes):
-    run.append_generations("test", [record(1), record(2)])
+def test_a_cut_last_line_is_named(run, kept_bytes):
+    run.write_generations("test", [record(1), record(2)])
     path = run.generations("test")
     first, second, _ = path.read_bytes().split(b"\n")
     path.write_bytes(first + b"\n" + second[:kept_bytes])
+    with pytest.raises(UserError, match=r"generations_test.jsonl:2: broken JSON line"):
+        run.read_generations("test")
+    path.write_bytes(first)
     assert run.read_generations("test") == [record(1)]
-    run.append_generations("test", [record(3)])
-    assert run.read_generations("test") == [record(1), record(3)]
-
-
-def test_a_whole_last_line_without_newline_is_kept(run):
-    run.append_generations("test", [record(1)])
-    path = run.generations("test")
-    path.write_bytes(path.read_bytes().rstrip(b"\n"))
-    run.append_generations("test", [record(2)])
-    assert run.read_generations("test") == [record(1), record(2)]
 
 
 def test_a_broken_line_is_named(run):
-    run.append_generations("test", [record(1)])
+    run.write_generations("test", [record(1)])
     path = run.generations("test")
     whole = path.read_text()
     path.write_text(whole + '{"source": \n' + whole)
@@ -225,7 +221,7 @@ def test_a_broken_line_is_named(run):
     with pytest.raises(UserError, match=r"generations_test.jsonl:2: no record with source, references, generated"):
         run.read_generations("test")
     with pytest.raises(ValueError, match="lacks generated"):
-        run.append_generations("val", [{"source": "a", "references": ["b"]}])
+        run.write_generations("val", [{"source": "a", "references": ["b"]}])
 
 
 def test_neither_torch_nor_lightning_is_needed_to_read_a_run():

@@ -82,6 +82,15 @@ def test_a_prefix_of_gpt2_is_trained_the_same_in_every_way(options: str, tmp_pat
     torch.testing.assert_close(kept[0], kept[1], atol=1e-6, rtol=0.0)
 
 
+@pytest.mark.parametrize("kind", [lambda model: PrefixTuning(model, 4, 8), lambda model: AdapterTuning(model, 6)])
+def test_noise_on_a_decoders_embeddings_acts_though_its_dropout_is_off(kind: Any, tmp_path: Path) -> None:
+    found = []
+    for name in ("plain", "noise"):
+        torch.manual_seed(0)
+        found.append(losses(trained(kind(base("gpt2")), "gpt2", tmp_path / name, **OPTIONS[name])))
+    assert found[0] != found[1]
+
+
 def test_checkpointing_is_turned_on_by_the_name_that_trainer_goes_on_to_use(tmp_path: Path, recwarn: Any) -> None:
     prefix = PrefixTuning(base("bart"), 4, 8)
     trained(prefix, "bart", tmp_path, **OPTIONS["checkpointing"])
