@@ -13,7 +13,7 @@ GPT2 = $(BIN)/python gpt2/train_e2e.py $(WHERE)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint xsum xsum_news xsum_news_sport cnn_dm scitldr wmt16_en_ro \
-	e2e webnlg dart e2e_mini webnlg_mini dart_mini sample_tables pretrain_bart pretrain_gpt2 experiment tune bench clean
+	e2e e2e_lowdata webnlg dart e2e_mini webnlg_mini dart_mini sample_tables pretrain_bart pretrain_gpt2 experiment tune bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -58,6 +58,9 @@ e2e: setup ## E2E with the paper's recipe (GPT-2)
 
 e2e_mini: setup ## E2E on the carried gpt2-mini
 	$(GPT2) --config configs/e2e_mini.yaml $(ARGS)
+
+e2e_lowdata: setup ## E2E from few training pairs with the paper's recipe
+	$(GPT2) --config configs/e2e_lowdata.yaml $(ARGS)
 
 webnlg: setup ## WebNLG 2017 with the paper's recipe
 	$(GPT2) --task webnlg $(ARGS)

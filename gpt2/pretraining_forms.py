@@ -25,13 +25,13 @@ from tokenizers import Tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2.copy_heads import start_copying
+from seq2seq.arguments import Arguments
 from seq2seq.pretraining_data import UNIT, Denoiser
 from seq2seq.text_forms import IGNORE, pad_rows
+from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-    from seq2seq.arguments import Arguments
 
 END_OF_TEXT = "<|endoftext|>"
 POSITIONS = UNIT + 2  # <eos> before a window of UNIT tokens, and one to predict; a longer pair stays plain text
@@ -46,12 +46,15 @@ class TextForms:
     """Token ids of a window -> (source, target) in one of the forms, drawn at random; a plain text has no source.
 
     share: of windows that get a text-to-text form; 0 = plain text only.
+    mask_ratio, span_mean, permute: of the noisy form, `Denoiser`'s.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, share: float, mask_ratio: float, span_mean: float) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, share: float, mask_ratio: float, span_mean: float, permute: bool
+    ) -> None:
         self.share, self.eos, self.pad = share, tokenizer.eos_token_id, tokenizer.pad_token_id
         tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-        self.denoiser = Denoiser(tokenizer, mask_ratio, span_mean, permute=True)
+        self.denoiser = Denoiser(tokenizer, mask_ratio, span_mean, permute)
         self.starts_word = np.array([token.startswith("Ġ") or token == "Ċ" for token in tokens])
         bare = [token.lstrip("Ġ") for token in tokens]
         self.is_name = np.array([token[:1].isupper() or token[:1].isdigit() for token in bare])
@@ -191,9 +194,17 @@ class CausalLanguageModelling:
 
     @staticmethod
     def form(tokenizer: PreTrainedTokenizerFast, arguments: Arguments, held_out: bool) -> TextForms:
-        """The mix for training; plain text alone for held-out text, so that bits per byte are the language model's."""
-        share = 0.0 if held_out else arguments.text_to_text_share
-        return TextForms(tokenizer, share, arguments.mask_ratio, arguments.span_mean)
+        """The mix for training; plain text alone for held-out text, so that bits per byte are the language model's.
+
+        Raises UserError for options of the mix's noise where there is no mix.
+        """
+        noise = {name: getattr(arguments, name) for name in ("mask_ratio", "span_mean", "permute_sentences")}
+        for name, value in noise.items():
+            if not arguments.text_to_text_share and value != getattr(Arguments, name):
+                raise UserError(
+                    f"--{name} {value}: does nothing to plain text; give --text_to_text_share, or leave it out"
+                )
+        return TextForms(tokenizer, 0.0 if held_out else arguments.text_to_text_share, *noise.values())
 
     @staticmethod
     def start_copying(model: GPT2LMHeadModel, seed: int) -> None:

@@ -92,6 +92,8 @@ def as_arguments(options: GenerationArguments, run: Run) -> Arguments:
     own = {name: value for name, value in run.read_config().items() if name in known}
     given = {f.name: getattr(options, f.name) for f in fields(options) if f.name in known}
     changed = {name: value for name, value in given.items() if value is not None and name != "overwrite"}
+    if options.split not in (None, "test"):  # how many of the test records were scored says nothing about others
+        own.pop("n_test", None)
     if options.task:  # another task's data, lengths and search are its own
         own = {name: value for name, value in own.items() if name not in ("task", *OF_THE_TASK)}
     return Arguments(**{**own, **changed, "do_train": False, "prefix_model_path": str(run.directory)})

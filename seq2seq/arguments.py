@@ -226,7 +226,7 @@ class SearchArguments:
     early_stopping: bool | None = None
     """Stop a search once num_beams hypotheses are finished."""
     length_norm: Literal["target", "prompt"] | None = None
-    """Decoders: what the length penalty counts, the output alone or the prompt as well, as the authors' code did."""
+    """What a length penalty counts and when a search may end: by the output alone, or as the authors' (`prompt`)."""
 
 
 @dataclass
@@ -306,7 +306,8 @@ class Arguments(
         if self.lowdata and self.n_train:
             raise UserError("--lowdata draws from all training pairs; leave --n_train out, or give --n_train null")
         if self.distill_from and self.format_mode not in ("cat", "peek"):
-            raise UserError(f"--distill_from: the teacher reads the source; --format_mode {self.format_mode} hides it")
+            how = "hides it" if self.format_mode == "nopeek" else "gives it apart from the target"
+            raise UserError(f"--distill_from: the teacher reads the source; --format_mode {self.format_mode} {how}")
         for name in ("learning_rate", "span_mean", "max_minutes"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise UserError(f"--{name} {getattr(self, name)}: must be above 0")

@@ -5,9 +5,19 @@ A flag that would do nothing is refused; a recipe may serve many modes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from typing import Any
 
-from seq2seq.arguments import PREFIX_MODES, Arguments
+from seq2seq.arguments import (
+    ABOUT_THE_CALL,
+    PREFIX_MODES,
+    Arguments,
+    DecodingArguments,
+    InputArguments,
+    MachineArguments,
+    SearchArguments,
+)
 from seq2seq.utils import UserError
 
 OF_THE_PREFIX = ("prefix_mode", "preseqlen", "lowdata_token", "mid_dim", "deep", "sites", "prefix_dropout")
@@ -26,8 +36,14 @@ NOT_IN_PRETRAINING = (
     *("bsz", "eval_bsz", "n_train", "n_val", "n_test", "lowdata", "lowdata_seed", "best_metric", "baselines"),
     *("max_source_length", "max_target_length", "val_max_target_length", "test_max_target_length", "eval_num_beams"),
     *("num_beams", "min_length", "max_length", "length_penalty", "no_repeat_ngram_size", "early_stopping"),
-    "length_norm",
+    *("length_norm", "objective_mode"),
 )
+# What changes something in --do_train no; all else is as the run that is decoded was trained.
+_GROUPS = (InputArguments, SearchArguments, DecodingArguments, MachineArguments)
+IN_DECODING = {
+    *(f.name for group in _GROUPS for f in fields(group)),
+    *(*ABOUT_THE_CALL, "config", "model_name_or_path", "test_max_target_length", "baselines"),
+}
 
 
 def acts_in(option: str, mode: str) -> bool:
@@ -51,6 +67,15 @@ NEEDS: dict[str, tuple[Callable[[Arguments], bool], str]] = {
         ("length_penalty", "early_stopping", "length_norm"),
         (lambda a: a.num_beams != 1, "with one beam; give --num_beams above 1"),
     ),
+    "eval_num_beams": (lambda a: a.n_val > 0, "where validation decodes nothing; give --n_val above 0"),
+    **dict.fromkeys(
+        ("base_config", "tokenizer_name_or_path", "embeddings_from", "start_copying"),
+        (lambda a: not a.model_name_or_path, "to a base that is there; leave --model_name_or_path out"),
+    ),
+    "vocab_size": (
+        lambda a: not (a.model_name_or_path or a.tokenizer_name_or_path),
+        "where the tokenizer is there; leave --model_name_or_path and --tokenizer_name_or_path out",
+    ),
     "early_stopping_patience": (
         lambda a: a.mode != "pretrain" or bool(a.valid_file) or a.early_stopping_patience < 0,
         "where nothing is validated; give --valid_file",
@@ -68,3 +93,17 @@ def refuse_without_effect(options: Iterable[str], arguments: Arguments) -> None:
         is_there, why = NEEDS.get(option, (lambda _: True, ""))
         if not is_there(arguments):
             raise UserError(f"--{option}: does nothing {why}, or leave it out")
+
+
+def refuse_in_decoding(options: Iterable[str], arguments: Arguments, run: Mapping[str, Any]) -> None:
+    """Raise UserError for the first of the options, given as flags, that a finished run has otherwise.
+
+    run: the options of the run that is decoded.
+    """
+    for option in options:
+        value = getattr(arguments, option, None)
+        if option not in IN_DECODING and value != run.get(option, value):
+            raise UserError(
+                f"--{option} {value}: changes nothing in the decoding of a run that was trained with {run[option]}; "
+                "leave it out"
+            )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from seq2seq.arguments import CONFIGS, OF_THE_TASK, Arguments
-from seq2seq.effect import refuse_without_effect
+from seq2seq.effect import IN_DECODING, refuse_in_decoding, refuse_without_effect
 from seq2seq.runs import read_options
 from seq2seq.utils import UserError, one_line
 
@@ -33,17 +33,33 @@ def parse(argv: list[str] | None, program: str) -> Arguments:
     recipe = _recipe(flags, program)
     if _words_give_the_length(flags, recipe):
         argv = [*argv, "--preseqlen", "null"]
+    if "lowdata" in flags and "n_train" not in flags:  # a recipe's was meant for a training on the first n
+        argv = [*argv, "--n_train", "null"]
     what = "Prefix-tune, fine-tune or pretrain, then decode and score."
     arguments = parse_into(Arguments, argv, program, what, recipe)
     if arguments.do_train:
         refuse_without_effect([name for name, value in flags.items() if value != "null"], arguments)
         _tell_of_a_prefixs_rate(arguments, flags, recipe)
-    if not arguments.do_train and "task" in flags:
-        unsaid: dict[str, Any] = {name: None for name in OF_THE_TASK if name not in flags}
-        return replace(arguments, **unsaid)
-    if arguments.do_train and not (arguments.task or arguments.data_dir or arguments.source_lang):
+    else:
+        return _of_the_run(arguments, flags)
+    if not (arguments.task or arguments.data_dir or arguments.source_lang):
         return replace(arguments, task=DEFAULT_TASKS.get(program, BARTS_TASK))
     return arguments
+
+
+def _of_the_run(arguments: Arguments, flags: Mapping[str, str]) -> Arguments:
+    """The options of a decoding: what its run was trained with is as the run has it, another task brings its own."""
+    config = Path(arguments.prefix_model_path or "") / "config.yaml"
+    run = read_options(config) if config.is_file() else {}
+    refuse_in_decoding(flags, arguments, run)
+    known = {f.name for f in fields(Arguments)} - IN_DECODING
+    changes: dict[str, Any] = {name: value for name, value in run.items() if name in known}
+    if "task" in flags:
+        changes |= {name: None for name in OF_THE_TASK if name not in flags}
+    try:
+        return replace(arguments, **changes)
+    except TypeError as error:
+        raise UserError(f"{config}: a value is of the wrong kind ({error}); correct it") from error
 
 
 def flags_of(argv: Iterable[str]) -> dict[str, str]:

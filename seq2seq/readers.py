@@ -143,7 +143,7 @@ def saved_records(folder: Path, split: Split) -> Iterator[tuple[str, Mapping[str
     import datasets  # slow to import, and needed for few inputs
 
     try:
-        loaded = datasets.load_from_disk(str(folder))
+        loaded = datasets.load_from_disk(str(folder)).with_format(None)  # whatever it was saved with
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"--data_dir {folder}: not a whole save_to_disk folder ({one_line(error)}); save it again"

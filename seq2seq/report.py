@@ -89,5 +89,7 @@ class Report:
 def _sizes_and_times(metrics: dict[str, Any]) -> str:
     base, kept = metrics["base_parameters"], metrics.get("prefix_parameters") or 0
     share = f", kept {kept:,} ({100 * kept / base:.1f} % of the base's {base:,})" if kept else f", base {base:,}"
+    if metrics.get("mode") == "bothtune":
+        share = f", kept {kept:,} and the base's {base:,}"
     times = f"{metrics.get('train_seconds', 0):.0f} s · {metrics.get('examples_per_second', 0):.1f} examples/s"
     return f"trained {metrics['trainable_parameters']:,} parameters{share} · {times}"

@@ -213,7 +213,7 @@ def _objective(search: Search, place: Path, launch: Launch, progress: GridProgre
         score = None if error else best_validation(directory, search.metric)
         if score is None and not error:
             error = f"no validation gave a {search.metric} that is a number"
-        shown = ", ".join(f"{option} {value:.3g}" for option, value in values.items())
+        shown = ", ".join(f"{option} {value:g}" for option, value in values.items())
         progress.end(name, error or f"validation {search.metric} {score:.2f} ({shown})", error)
         if score is None:
             trial.set_user_attr("error", error)

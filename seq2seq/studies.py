@@ -185,8 +185,9 @@ def arguments_reader(path: Path, program: str, flags: Sequence[str]) -> Callable
     """
     for name in flags_of(flags):
         if name in OF_THE_RUNNER or name not in OPTIONS:
-            what = "is set for each run" if name in OF_THE_RUNNER else "no such option"
-            raise UserError(f"--{name}: {what}; {program} --help lists the options that a study's runs can share")
+            if name in OF_THE_RUNNER:
+                raise UserError(f"--{name}: is set for each run of a study; leave it out")
+            raise UserError(f"--{name}: no such option; {program} --help lists those that there are")
     read = reader(Arguments, program)
     read(list(flags))  # a mistake in a flag is the command line's, not the file's
 

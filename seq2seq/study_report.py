@@ -142,7 +142,7 @@ def table_markdown(study: Study, rows: Sequence[Row]) -> str:
         lines.append(_line([*_labels(study, row), runs, records, *(row.shown(name) for name in columns)]))
     seeds = ", ".join(map(str, study.seeds))
     lines += ["", f"Test scores, mean ± sample standard deviation over seeds ({seeds}); one run alone has none."]
-    lines += ["`trained`: numbers that are trained. `kept`: numbers kept beside the base, 0 where the base itself is."]
+    lines += ["`trained`: numbers that are trained. `kept`: numbers of the prefix or the adapters, 0 without them."]
     lines += ["`seconds`: of the training.", ""]
     lines += dict.fromkeys(f"- {name}: {text}" for row in rows for name, text in row.signatures.items())
     missing = [f"- {name}: {why}" for row in rows for name, why in row.missing.items()]

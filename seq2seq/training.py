@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import warnings
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -101,12 +102,18 @@ def check_tools(arguments: Arguments) -> None:
 
 
 def check_rhythm(module: BaseTransformer, arguments: Arguments) -> None:
-    """Raise UserError for a --val_every_steps that the epochs never reach."""
+    """Raise UserError for a --val_every_steps that the epochs never reach, and say so of --max_steps."""
     steps = math.ceil(module.batches_an_epoch / arguments.gradient_accumulation_steps) * arguments.epoch
     if arguments.val_every_steps and arguments.val_every_steps > steps:
         raise UserError(
             f"--val_every_steps {arguments.val_every_steps}: the training has {steps} steps (--epoch "
-            f"{arguments.epoch}); give at most that, or leave it out"
+            f"{arguments.epoch}); give at most that, more --epoch, or --val_every_steps null"
+        )
+    if arguments.max_steps > steps:
+        print(
+            f"--max_steps {arguments.max_steps}: --epoch {arguments.epoch} ends the training after {steps} steps; give "
+            "more epochs for more",
+            file=sys.stderr,
         )
 
 

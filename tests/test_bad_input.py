@@ -14,6 +14,7 @@ import pytest
 import torch
 from small_runs import PRETRAINING, flags, records, start, write_base, write_text
 
+from seq2seq.runs import Run
 from seq2seq.train_bart import main
 
 Options = dict[str, Any]
@@ -109,6 +110,16 @@ class TestFlags:
                 ["--mode=pretrain", "--data_dir=d", "--task=xsum"],
                 "--task: does nothing in --mode pretrain; leave it out",
             ),
+            (["--eval_num_beams=3", "--n_val=0"], "--eval_num_beams: does nothing where validation decodes nothing"),
+            (
+                ["--mode=pretrain", "--data_dir=d", "--model_name_or_path=bart-mini", "--base_config.d_model=64"],
+                "--base_config: does nothing to a base that is there; leave --model_name_or_path out",
+            ),
+            (
+                ["--mode=pretrain", "--data_dir=d", "--tokenizer_name_or_path=t", "--vocab_size=300"],
+                "--vocab_size: does nothing where the tokenizer is there",
+            ),
+            (["--mode=pretrain", "--data_dir=d", "--objective_mode=1"], "--objective_mode: does nothing in --mode pre"),
             (["--mode", "pretrain"], "--mode pretrain: say where the text is with --data_dir DIR"),
             (["--config", "none.yaml"], "none.yaml"),
         ],
@@ -191,11 +202,18 @@ class TestData:
     def test_with_fewer_steps_than_lie_between_validations(self, small, refuse, tmp_path):
         options = {**small, "gradient_accumulation_steps": 2, "output_dir": tmp_path / "run"}
         said = refuse(flags(**options, val_every_steps=7))
-        assert said == "--val_every_steps 7: the training has 6 steps (--epoch 2); give at most that, or leave it out"
+        says = "the training has 6 steps (--epoch 2); give at most that, more --epoch, or --val_every_steps null"
+        assert said == f"--val_every_steps 7: {says}"
 
-    def test_that_does_not_fit_between_the_special_tokens(self, small, refuse, tmp_path):
-        said = refuse(flags(**{**small, "max_source_length": 2, "output_dir": tmp_path / "run"}))
-        assert said == "--max_source_length 2: no room beside the 2 special tokens; give at least 3"
+    def test_with_fewer_steps_than_asked_for(self, small, tmp_path, capsys):
+        start(**{**small, "n_val": 0, "epoch": 1}, max_steps=99, output_dir=tmp_path / "run")
+        assert "--max_steps 99: --epoch 1 ends the training after 5 steps; give more epochs" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("limit", ["max_source_length", "val_max_target_length", "test_max_target_length"])
+    def test_that_does_not_fit_between_the_special_tokens(self, small, refuse, tmp_path, limit):
+        said = refuse(flags(**{**small, limit: 2, "output_dir": tmp_path / "run"}))
+        assert said == f"--{limit} 2: no room beside the 2 special tokens; give at least 3"
+        assert not (tmp_path / "run").exists()
 
     def test_on_the_hub_that_cannot_be_reached(self, refuse, small, offline):
         said = refuse([*flags(**{**small, "data_dir": None}), "--task", "xsum"])
@@ -296,6 +314,13 @@ class TestRuns:
         said = refuse(["--do_train", "no", "--prefix_model_path", str(half)])
         assert "holds no prefix.safetensors, adapters.safetensors or model/; let the run finish" in said
 
+    @pytest.mark.parametrize("flags", [("--mode", "adaptertune"), ("--preseqlen", "99"), ("--learning_rate", "7")])
+    def test_that_were_trained_otherwise_than_flags_say(self, refuse, finished, flags):
+        said = refuse(["--do_train", "no", "--prefix_model_path", str(finished), *flags])
+        was = Run(finished).read_config()[flags[0][2:]]
+        assert said.startswith(" ".join(flags)[:20])
+        assert f"changes nothing in the decoding of a run that was trained with {was}; leave it out" in said
+
     def test_whose_recipe_is_broken(self, refuse, tmp_path):
         (tmp_path / "run").mkdir()
         (tmp_path / "run/config.yaml").write_text("preseqlen: [\n")
@@ -385,7 +410,10 @@ class TestPretraining:
 
         def run(**options: Any) -> str:
             place = {"data_dir": text, "output_dir": tmp_path / "run", "cache_dir": tmp_path.with_name("cache")}
-            return refuse(flags(**{**PRETRAINING, **place, **options}))
+            new = {"model_name_or_path": ("base_config", "vocab_size"), "tokenizer_name_or_path": ("vocab_size",)}
+            unused = {name for given in options for name in new.get(given, ())}
+            common = {name: value for name, value in PRETRAINING.items() if name not in unused}
+            return refuse(flags(**{**common, **place, **options}))
 
         return run
 

@@ -51,7 +51,12 @@ class TestEveryRecipe:
         options = yaml.safe_load(recipe.read_text())
         if options["mode"] != "pretrain" and not recipe.stem.startswith("custom"):
             task = options["task"]
-            assert task in TASKS and recipe.stem in (task, f"{task}_{options['mode']}", f"{task}_mini")
+            assert task in TASKS and recipe.stem in (
+                task,
+                f"{task}_{options['mode']}",
+                f"{task}_mini",
+                f"{task}_lowdata",
+            )
 
 
 class TestThePapersFigures:
@@ -77,6 +82,28 @@ class TestThePapersFigures:
             recipe.val_max_target_length,
             recipe.test_max_target_length,
         ) == limits
+
+    @pytest.mark.parametrize(
+        "task, length, bsz, epochs", [("e2e", 10, 10, 5), ("webnlg", 5, 5, 5), ("dart", 5, 10, 10)]
+    )
+    def test_are_the_recipes_of_tables(self, task, length, bsz, epochs):
+        recipe = decoders("--task", task)
+        assert (recipe.model_name_or_path, recipe.mid_dim, recipe.learning_rate) == ("gpt2-medium", 512, 5e-5)
+        assert (recipe.preseqlen, recipe.bsz, recipe.epoch) == (length, bsz, epochs)
+        assert (recipe.warmup_steps, recipe.max_grad_norm, recipe.gradient_accumulation_steps) == (0, 1.0, 1)
+
+    def test_few_records_are_drawn_from_all_whatever_the_recipe_takes(self):
+        assert decoders("--task", "sample_tables").n_train == 1300
+        drawn = decoders("--task", "sample_tables", "--lowdata", "10")
+        assert (drawn.lowdata, drawn.n_train) == (10, None)
+
+    def test_are_the_recipe_of_few_records(self):
+        recipe = decoders("--config", str(CONFIGS / "e2e_lowdata.yaml"))
+        assert (recipe.task, recipe.model_name_or_path, recipe.mid_dim) == ("e2e", "gpt2-medium", 512)
+        assert (recipe.learning_rate, recipe.warmup_steps, recipe.bsz) == (5e-5, 100, 10)
+        assert recipe.lowdata_token and recipe.preseqlen is None and 50 <= (recipe.lowdata or 0) <= 500
+        assert (recipe.max_steps, recipe.val_every_steps) == (400, 50)
+        assert recipe.epoch * 50 / recipe.bsz >= recipe.max_steps
 
     def test_are_the_defaults_of_the_optimiser(self):
         default = Arguments()

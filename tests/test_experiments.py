@@ -412,7 +412,7 @@ class TestTheCommand:
 
 def test_the_page_on_modes_names_flags_modes_and_studies_that_are_there():
     page = (Path(experiment.__file__).resolve().parent.parent / "docs" / "modes.md").read_text()
-    own = {"output_dir", "seeds", "report", "keep_checkpoints", "trials"}
+    own = {"config", "output_dir", "seeds", "report", "keep_checkpoints", "trials"}
     assert set(re.findall(r"--(\w+)", page)) <= OPTIONS | own
     modes = get_args(get_type_hints(Arguments)["mode"])
     assert all(f"| `{mode}` |" in page for mode in modes)

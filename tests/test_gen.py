@@ -335,6 +335,16 @@ class TestMistakes:
             generate(GenerationArguments(run=str(run), split=split, num_beams=beams, **QUIET))
             assert ("are replaced by those of other options" in capsys.readouterr().err) == said
 
+    def test_how_many_test_records_a_run_scored_says_nothing_about_other_splits(self, runs, tmp_path, capsys):
+        run = Run(shutil.copytree(runs["gpt2"], tmp_path / "run"))
+        run.write_config({**run.read_config(), "n_test": 1})
+        for _ in range(2):
+            generate(GenerationArguments(run=str(run.directory), split="val", **QUIET))
+            assert len(run.read_generations("val")) == 5
+        generate(GenerationArguments(run=str(run.directory), **QUIET))
+        assert run.read_metrics()["test"]["rougeL"]["n"] == len(run.read_generations("test")) < 5
+        assert "are replaced by those of other options" not in capsys.readouterr().err
+
     def test_a_run_that_cannot_be_written_in(self, runs, monkeypatch):
         monkeypatch.setattr("os.access", lambda path, how: Path(path) != runs["gpt2"])
         with pytest.raises(UserError, match=f"--run {runs['gpt2']}: cannot be written in; give another"):

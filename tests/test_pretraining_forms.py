@@ -10,8 +10,10 @@ from small_runs import write_text
 
 from gpt2 import pretraining_forms
 from gpt2.pretraining_forms import END_OF_TEXT, CausalLanguageModelling, TextForms
+from seq2seq.arguments import Arguments
 from seq2seq.pretraining_data import UNIT, text_files, train_tokenizer
 from seq2seq.text_forms import IGNORE
+from seq2seq.utils import UserError
 
 TEXT = "In May 1987 Alba Morrow of Port Ellis opened the old mill. It sells bread, rope and 40 kinds of tea."
 
@@ -40,7 +42,7 @@ class Always:
 
 
 def forms(tokenizer, share: float = 0.99) -> TextForms:
-    return TextForms(tokenizer, share, mask_ratio=0.3, span_mean=3.0)
+    return TextForms(tokenizer, share, mask_ratio=0.3, span_mean=3.0, permute=True)
 
 
 @pytest.fixture
@@ -67,6 +69,15 @@ class TestForms:
         batch = form.collate([form.from_window(window, np.random.default_rng(0))])
         assert batch["input_ids"][0].tolist() == [2, *window.tolist()]
         assert batch["labels"][0].tolist() == [IGNORE, *window.tolist()]
+
+    @pytest.mark.parametrize("option", ["mask_ratio", "span_mean", "permute_sentences"])
+    def test_have_the_noise_that_was_asked_for_and_plain_text_has_none(self, tokenizer, option):
+        noise = {"mask_ratio": 0.1, "span_mean": 5.0, "permute_sentences": False}
+        options = Arguments(text_to_text_share=0.5, **noise)
+        denoiser = CausalLanguageModelling.form(tokenizer, options, held_out=False).denoiser
+        assert (denoiser.mask_ratio, denoiser.span_mean, denoiser.permute) == (0.1, 5.0, False)
+        with pytest.raises(UserError, match=f"--{option} {noise[option]}: does nothing to plain text"):
+            CausalLanguageModelling.form(tokenizer, Arguments(**{option: noise[option]}), held_out=False)
 
     def test_a_pair_beyond_the_positions_stays_plain_text(self, tokenizer, window):
         form = forms(tokenizer)

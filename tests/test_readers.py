@@ -105,6 +105,11 @@ class TestFormats:
         datasets.Dataset.from_list(ROWS, split="test").save_to_disk(str(tmp_path / "saved"))
         assert read(tmp_path / "saved", "test") == WANTED
 
+    def test_a_saved_dataset_may_have_any_format(self, tmp_path):
+        rows = [{"source": "a", "references": ["b", "c"]}]
+        datasets.Dataset.from_list(rows).with_format("numpy").save_to_disk(str(tmp_path / "saved"))
+        assert read(tmp_path / "saved") == [Record("a", ("b", "c"))]
+
     @pytest.mark.parametrize("name", ["val", "valid", "validation", "dev"])
     def test_validation_has_many_names(self, tmp_path, name):
         write_rows(tmp_path / f"{name}.jsonl", ROWS)

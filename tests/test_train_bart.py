@@ -188,6 +188,16 @@ class TestDecodingARun:
         with pytest.raises(UserError, match=f"one: is a decoding of the run {prefix_run}; give that run"):
             start(do_train="no", prefix_model_path=tmp_path / "one", progress="no")
 
+    def test_a_recipe_of_another_training_does_not_say_how_the_run_was_trained(self, prefix_run, small, tmp_path):
+        recipe = "mode: finetune\nlearning_rate: 7\nnum_beams: 2\nmax_source_length: 40\nmax_length: 16\n"
+        (tmp_path / "other.yaml").write_text(recipe)
+        options = {"do_train": "no", "prefix_model_path": prefix_run, "progress": "no", "n_test": 1}
+        options |= {name: small[name] for name in ("model_name_or_path", "data_dir")}
+        start(**options, config=tmp_path / "other.yaml", output_dir=tmp_path / "other")
+        own, other = Run(prefix_run).read_config(), Run(tmp_path / "other").read_config()
+        assert (other["mode"], other["learning_rate"]) == (own["mode"], own["learning_rate"])
+        assert (own["max_source_length"], other["max_source_length"]) == (56, 40)
+
     def test_on_other_data_replaces_all_scores_of_the_split(self, prefix_run, small, tmp_path):
         copy = tmp_path / "copy"
         copy.mkdir()
@@ -220,9 +230,9 @@ class TestBaselines:
         run = start(**options, output_dir=tmp_path / "run")
         bare = tmp_path / "bare"
         bare.mkdir()
-        (bare / "config.yaml").write_bytes((prefix_run / "config.yaml").read_bytes())
+        (bare / "config.yaml").write_text((prefix_run / "config.yaml").read_text().replace("prefixtune", "finetune"))
         (bare / "model").symlink_to(small["model_name_or_path"])
-        start(do_train="no", prefix_model_path=bare, mode="finetune", progress="no")
+        start(do_train="no", prefix_model_path=bare, progress="no")
         assert run
         untuned = Run(run).read_metrics()["baselines"]["untuned base"]["test"]
         assert untuned == Run(bare).read_metrics()["test"]
@@ -431,7 +441,12 @@ class TestBf16:
     @pytest.mark.parametrize("units", [True, False])
     def test_where_it_is_slow_a_line_says_so(self, small, runs, tmp_path, monkeypatch, capsys, units):
         monkeypatch.setattr("seq2seq.utils.has_bf16_units", lambda: units)
-        options = {**small, "do_train": "no", "prefix_model_path": runs["bf16"], "output_dir": tmp_path / "run"}
+        options = {
+            "do_train": "no",
+            "prefix_model_path": runs["bf16"],
+            "output_dir": tmp_path / "run",
+            "progress": "no",
+        }
         for precision in ("bf16", "32", "auto"):
             start(**{**options, "precision": precision, "overwrite": "yes", "n_test": 1})
             said = "--precision bf16: this device has no units for it" in capsys.readouterr().err
