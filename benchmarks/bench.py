@@ -24,8 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from seq2seq.parsing import parse_into  # noqa: E402
-from seq2seq.runs import write_atomically  # noqa: E402
-from seq2seq.utils import UserError, command  # noqa: E402
+from seq2seq.utils import UserError, command, write_atomically  # noqa: E402
 
 DESCRIPTION = "Measure this project beside its peers, and report."
 GO_ON = "interrupted; the same command goes on where it was"

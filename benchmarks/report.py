@@ -14,7 +14,7 @@ from benchmarks.minimums import Check, checks
 from benchmarks.plots import draw
 from benchmarks.ratios import automatic, default_ratio, median_of, ratio, spread_of
 from benchmarks.shares import shares
-from seq2seq.runs import write_atomically
+from seq2seq.utils import write_atomically
 
 GIGA = 1e9
 TITLES = {

@@ -27,8 +27,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from gpt2.copy_heads import start_copying
 from seq2seq.arguments import Arguments
 from seq2seq.pretraining_data import UNIT, Denoiser
-from seq2seq.text_forms import IGNORE, pad_rows
-from seq2seq.utils import UserError
+from seq2seq.text_forms import pad_rows
+from seq2seq.utils import IGNORE, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

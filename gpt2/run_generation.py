@@ -29,11 +29,11 @@ from seq2seq.partial_outputs import PartialOutputs
 from seq2seq.readers import ending, numbered_lines, table_records, texts
 from seq2seq.records import Record, first_of_each_part, load_records
 from seq2seq.report import Report
-from seq2seq.runs import Run, refuse_unwritable, write_atomically
+from seq2seq.runs import Run, refuse_unwritable
 from seq2seq.tasks import Task
 from seq2seq.text_forms import TextForm
 from seq2seq.training import quiet_libraries
-from seq2seq.utils import UserError, device, resolve_precision, say_if_slow
+from seq2seq.utils import UserError, device, resolve_precision, say_if_slow, write_atomically
 
 CARRIED_RUN = Path(__file__).parent / "carried" / "sample_tables"
 

@@ -320,6 +320,8 @@ class Arguments(
             raise UserError(f"--compile: does not go with {other}; leave one of them out")
         if not self.do_train and not self.prefix_model_path:
             raise UserError("--do_train no: say which run to decode with --prefix_model_path RUN")
+        if self.resume and not self.do_train:
+            raise UserError("--resume: goes on with a training, and --do_train no has none; leave one of them out")
         if self.do_train and self.prefix_model_path and self.mode not in PREFIX_MODES:
             raise UserError(f"--prefix_model_path: --mode {self.mode} has no prefix to start; leave it out")
         if self.lowdata_token and self.prefix_model_path and self.do_train:

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from seq2seq.curves import read_rows
 from seq2seq.rhythm import at_epoch_end, made_step
-from seq2seq.runs import write_atomically
-from seq2seq.utils import UserError, changes
+from seq2seq.utils import UserError, changes, write_atomically
 
 if TYPE_CHECKING:
     from rich.progress import Progress

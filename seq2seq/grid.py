@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from seq2seq.arguments import Arguments, recipe_of
-from seq2seq.runs import Run, write_atomically
+from seq2seq.runs import Run
 from seq2seq.studies import GridRun
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, write_atomically
 
 Launch = Callable[[list[str], IO[str]], str]
 """(flags, log) -> "" or the last error line."""

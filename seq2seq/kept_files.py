@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from seq2seq.runs import write_atomically
-from seq2seq.utils import UserError, changes
+from seq2seq.utils import UserError, changes, write_atomically
 
 KINDS: dict[str, tuple[type, ...]] = {
     "preseqlen": (int,), "mid_dim": (int,), "bottleneck": (int,), "design": (int,), "dropout": (int, float),
@@ -108,10 +107,12 @@ def read_weights(folder: str | Path, module: nn.Module, name: str) -> None:
 
 
 def paths_of(folder: str | Path, name: str) -> tuple[Path, Path]:
+    """The files of what is kept under a name: tensors and configuration."""
     return Path(folder) / f"{name}.safetensors", Path(folder) / f"{name}_config.json"
 
 
 def made_folder(folder: str | Path) -> Path:
+    """The folder, made where it is not there. Raises UserError where it cannot be."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -27,10 +27,9 @@ from seq2seq.output_layer import Predictions, output_at
 from seq2seq.padding import holds_padding, padding_known
 from seq2seq.prefix_attention import attention_can_change, disable_prefix, enable_prefix
 from seq2seq.prefixTuning import PrefixTuning
-from seq2seq.text_forms import IGNORE
 from seq2seq.tuning import Tuned, tune
 from seq2seq.unpadded import can_unpad, real_tokens, unpadded
-from seq2seq.utils import UserError, at_least_float32, resolve_precision
+from seq2seq.utils import IGNORE, UserError, at_least_float32, resolve_precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seq2seq.text_forms import IGNORE
-from seq2seq.utils import at_least_float32
+from seq2seq.utils import IGNORE, at_least_float32
 
 BLOCK = 2**18  # logits of a block: a megabyte in float32, which a core's cache holds
 

@@ -33,6 +33,7 @@ class SitePrefix(nn.Module):
 
     @property
     def flat(self) -> bool:
+        """Whether there is no MLP."""
         return "key_values" in self._parameters
 
     def forward(self) -> Tensor:
@@ -69,6 +70,7 @@ class InputVectors(nn.Module):
 
     @property
     def flat(self) -> bool:
+        """Whether there is no MLP."""
         return "mlp" not in self._modules
 
     def forward(self) -> Tensor:

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from seq2seq.text_forms import IGNORE, pad_rows
-from seq2seq.utils import UserError
+from seq2seq.text_forms import pad_rows
+from seq2seq.utils import IGNORE, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -95,8 +95,8 @@ def draw(records: Sequence[Record], count: int, seed: int) -> list[Record]:
 def load_records(task: Task, data_dir: str | None, split: Split) -> Records:
     """The records of one split, from `data_dir`, else from the package, else from the hub.
 
-    A record without a source or without any reference is skipped and counted, and so is an empty reference. Of a
-    table-to-text task, records of equal source become one with the references of all. Raises UserError for input that
+    A record without a source or without any reference is skipped and counted, and so is an empty reference. Tables and
+    questions: records of equal source become one with the references of all. Raises UserError for input that
     cannot be read, and for a split in which no record is left.
     """
     records = Records(split)
@@ -180,7 +180,7 @@ def _filled(records: Records, rows: Iterable[Row], where: str, task: Task) -> Re
     if not records.items:
         account = "".join(f" ({line})" for line in records.report())
         raise UserError(f"{where}: no {records.split} record has a source and a target{account}; pass other data")
-    if task.kind == "table_to_text":
+    if task.kind in ("table_to_text", "question_answering"):
         records.items = _merged(records.items)
     return records
 

@@ -16,6 +16,7 @@ def made_step(trainer: pl.Trainer) -> bool:
 
 
 def at_epoch_end(trainer: pl.Trainer) -> bool:
+    """Whether the batch at hand is the epoch's last."""
     return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
 
 

@@ -27,17 +27,10 @@ from typing import Any
 
 import yaml
 
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, write_atomically
 
 KEPT_PREFIX = ("config.yaml", "prefix.safetensors", "prefix_config.json")
 GENERATION_KEYS = ("source", "references", "generated")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's text as a whole: a reader, or a kill in between, finds the old text or the new."""
-    partial = path.with_name(f"{path.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def read_options(path: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from seq2seq.arguments import Arguments, recipe_of
 from seq2seq.curves import read_rows
 from seq2seq.grid import GridProgress, Launch, do_run, make_folder, state_of
 from seq2seq.parsing import flags_of
-from seq2seq.runs import Run, read_options, write_atomically
+from seq2seq.runs import Run, read_options
 from seq2seq.studies import (
     GridRun,
     arguments_reader,
@@ -43,7 +43,7 @@ from seq2seq.studies import (
     without_task,
 )
 from seq2seq.tasks import LOWER_IS_BETTER
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, write_atomically
 
 if TYPE_CHECKING:
     import optuna

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seq2seq.grid import failure_of, score_of, state_of
-from seq2seq.runs import Run, write_atomically
+from seq2seq.runs import Run
 from seq2seq.studies import OPTIONS, Cell, Study
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

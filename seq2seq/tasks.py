@@ -54,7 +54,7 @@ class Task:
     """One task; lengths are tokens with the tokenizer's special tokens."""
 
     name: str
-    kind: Literal["summarization", "translation", "table_to_text"]
+    kind: Literal["summarization", "translation", "table_to_text", "question_answering"]
     max_source_length: int
     max_target_length: int
     """Training targets are cut here."""
@@ -258,7 +258,24 @@ CUSTOM = replace(
 )
 # The same for decoders (train_e2e.py): short sources, equal ones scored against all their references, GPT-2's search.
 CUSTOM_TABLES = replace(E2E, name="custom_tables", table=None, hub=None)
-FOLDERS = {task.name: task for task in (CUSTOM, CUSTOM_TABLES)}
+# Questions with short answers; the same question is one record with all its answers.
+CUSTOM_QA = Task(
+    name="custom_qa",
+    kind="question_answering",
+    source_field="question",
+    target_field="answer",
+    max_source_length=256,
+    max_target_length=32,
+    val_max_target_length=32,
+    test_max_target_length=32,
+    # the likeliest answer, however short it is
+    search=Search(
+        num_beams=4, min_length=0, max_length=32, length_penalty=0.0, no_repeat_ngram_size=0, early_stopping=False
+    ),
+    metrics=("exact_match", "f1"),
+    best_metric="f1",
+)
+FOLDERS = {task.name: task for task in (CUSTOM, CUSTOM_TABLES, CUSTOM_QA)}
 CUSTOM_TRANSLATION = replace(WMT16_EN_RO, name="custom", hub=None, hub_config=None)
 
 
@@ -266,7 +283,7 @@ def task_for(name: str | None, data_dir: str | None, source_lang: str | None, ta
     """The task that the flags --task, --data_dir, --source_lang and --target_lang ask for together.
 
     Nothing given: the carried `sample`; a folder without a task: `custom`, a translation when both languages are given.
-    (train_e2e.py names its own: `sample_tables`, `custom_tables`.)
+    (train_e2e.py names its own: `sample_tables`, `custom_tables`.) `custom_qa` reads a folder as questions and answers.
     Raises UserError for an unknown task and for languages that do not fit.
     """
     if (source_lang is None) != (target_lang is None):

@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 import torch
 
-from seq2seq.utils import UserError
+from seq2seq.utils import IGNORE, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-IGNORE = -100  # label of padding and of source tokens: torch's cross-entropy leaves it out
 
 
 class Example(TypedDict):

@@ -1,4 +1,4 @@
-"""The few helpers that have no other room: the user's error, the command line's exit, precision."""
+"""The few helpers that have no other room: the user's error, the command line's exit, whole files, precision."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 if TYPE_CHECKING:
     import torch
 
 CACHE_NAMES = ("cache", "past_key_values")  # of the models' argument: from transformers 5.24 on, and before
+IGNORE = -100  # label of padding and of source tokens: torch's cross-entropy leaves it out
 OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 
@@ -26,6 +28,13 @@ class UserError(Exception):
 def one_line(text: object, longest: int | None = None) -> str:
     """A text, an error for example, without line breaks, cut to so many characters."""
     return " ".join(str(text).split())[:longest]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file's text as a whole: a reader, or a kill in between, finds the old text or the new."""
+    partial = path.with_name(f"{path.name}.tmp")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -16,8 +16,7 @@ from tiny import close, exactness
 from torch import Tensor, nn
 
 from gpt2.train_control import FORMS, AdapterTuning
-from seq2seq.text_forms import IGNORE
-from seq2seq.utils import UserError
+from seq2seq.utils import IGNORE, UserError
 
 FAMILIES = ["gpt2", "llama", "bart"]
 SEARCH = {"max_new_tokens": 8, "do_sample": False}

@@ -81,6 +81,7 @@ class TestFlags:
             (["--data", "x"], "unrecognized arguments: --data"),  # by half a name recipe and checks would not know it
             (["--mode", "finetune", "--preseql", "3"], "unrecognized arguments: --preseql"),
             (["--do_train", "no"], "--do_train no: say which run to decode with --prefix_model_path RUN"),
+            (["--do_train=no", "--prefix_model_path=x", "--resume"], "--resume: goes on with a training, and"),
             (["--prefix_model_path", "x", "--mode", "finetune"], "--mode finetune has no prefix to start"),
             (["--lowdata_token", "a", "--prefix_model_path", "x"], "both start the prefix; give one of them"),
             (["--objective_mode", "1"], "--objective_mode 1: is for decoders; use train_e2e.py"),

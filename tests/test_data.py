@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from seq2seq.data import LengthBuckets, TokenSet, padding_share, tokenise
 from seq2seq.records import Record
-from seq2seq.text_forms import IGNORE, Seq2SeqForm
-from seq2seq.utils import UserError
+from seq2seq.text_forms import Seq2SeqForm
+from seq2seq.utils import IGNORE, UserError
 
 RECORDS = [
     Record("The mill burned down on Friday.", ("Mill burns.", "A mill has burned down.")),

@@ -12,8 +12,7 @@ from gpt2 import pretraining_forms
 from gpt2.pretraining_forms import END_OF_TEXT, CausalLanguageModelling, TextForms
 from seq2seq.arguments import Arguments
 from seq2seq.pretraining_data import UNIT, text_files, train_tokenizer
-from seq2seq.text_forms import IGNORE
-from seq2seq.utils import UserError
+from seq2seq.utils import IGNORE, UserError
 
 TEXT = "In May 1987 Alba Morrow of Port Ellis opened the old mill. It sells bread, rope and 40 kinds of tea."
 

@@ -102,6 +102,13 @@ class TestTaskFor:
         assert (task.name, task.kind, task.source_field) == ("custom", "summarization", "source")
         assert task_for("custom", "folder", None, None) == task
 
+    def test_a_folder_of_questions_is_asked_for_by_its_name(self):
+        task = task_for("custom_qa", "folder", None, None)
+        assert (task.kind, task.source_field, task.target_field) == ("question_answering", "question", "answer")
+        assert task.metrics == ("exact_match", "f1")
+        with pytest.raises(UserError, match="--task custom_qa: no such task"):
+            task_for("custom_qa", None, None, None)
+
     def test_a_folder_with_two_languages_is_a_translation(self):
         task = task_for(None, "folder", "en", "de")
         assert (task.name, task.kind, task.languages) == ("custom", "translation", ("en", "de"))

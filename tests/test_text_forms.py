@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 from seq2seq.data import tokenise
 from seq2seq.records import Record
-from seq2seq.text_forms import IGNORE, CausalForm
-from seq2seq.utils import UserError
+from seq2seq.text_forms import CausalForm
+from seq2seq.utils import IGNORE, UserError
 
 RECORD = Record("name : Alba Mill | type : inn", ("Alba Mill is an inn .", "An inn : Alba Mill ."))
 WORDS = ["<|endoftext|>", "[PAD]", "name", ":", "Alba", "Mill", "|", "type", "inn", "is", "an", ".", "An"]

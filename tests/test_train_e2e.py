@@ -25,8 +25,8 @@ from seq2seq.loading import load_pretrained, place_of_base
 from seq2seq.parsing import parse
 from seq2seq.records import Record
 from seq2seq.runs import Run
-from seq2seq.text_forms import IGNORE, CausalForm
-from seq2seq.utils import UserError
+from seq2seq.text_forms import CausalForm
+from seq2seq.utils import IGNORE, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 
