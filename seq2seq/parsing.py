@@ -33,15 +33,14 @@ def parse(argv: list[str] | None, program: str) -> Arguments:
     recipe = _recipe(flags, program)
     if _words_give_the_length(flags, recipe):
         argv = [*argv, "--preseqlen", "null"]
-    if "lowdata" in flags and "n_train" not in flags:  # a recipe's was meant for a training on the first n
+    if flags.get("lowdata", "null") != "null" and "n_train" not in flags:  # a recipe's was not meant for a draw
         argv = [*argv, "--n_train", "null"]
     what = "Prefix-tune, fine-tune or pretrain, then decode and score."
     arguments = parse_into(Arguments, argv, program, what, recipe)
-    if arguments.do_train:
-        refuse_without_effect([name for name, value in flags.items() if value != "null"], arguments)
-        _tell_of_a_prefixs_rate(arguments, flags, recipe)
-    else:
+    if not arguments.do_train:
         return _of_the_run(arguments, flags)
+    refuse_without_effect([name for name, value in flags.items() if value != "null"], arguments)
+    _tell_of_a_prefixs_rate(arguments, flags, recipe)
     if not (arguments.task or arguments.data_dir or arguments.source_lang):
         return replace(arguments, task=DEFAULT_TASKS.get(program, BARTS_TASK))
     return arguments

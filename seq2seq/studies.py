@@ -184,9 +184,9 @@ def arguments_reader(path: Path, program: str, flags: Sequence[str]) -> Callable
     No task's recipe lies beneath: what neither says has its default. Raises UserError that names the file.
     """
     for name in flags_of(flags):
-        if name in OF_THE_RUNNER or name not in OPTIONS:
-            if name in OF_THE_RUNNER:
-                raise UserError(f"--{name}: is set for each run of a study; leave it out")
+        if name in OF_THE_RUNNER:
+            raise UserError(f"--{name}: is set for each run of a study; leave it out")
+        if name not in OPTIONS:
             raise UserError(f"--{name}: no such option; {program} --help lists those that there are")
     read = reader(Arguments, program)
     read(list(flags))  # a mistake in a flag is the command line's, not the file's

@@ -96,6 +96,7 @@ class TestThePapersFigures:
         assert decoders("--task", "sample_tables").n_train == 1300
         drawn = decoders("--task", "sample_tables", "--lowdata", "10")
         assert (drawn.lowdata, drawn.n_train) == (10, None)
+        assert decoders("--task", "sample_tables", "--lowdata", "null").n_train == 1300
 
     def test_are_the_recipe_of_few_records(self):
         recipe = decoders("--config", str(CONFIGS / "e2e_lowdata.yaml"))
