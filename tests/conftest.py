@@ -1,10 +1,12 @@
-"""What several tests share: a tokenizer of BART's form, trained on a few sentences."""
+"""What several tests share: a tokenizer of BART's form, trained on a few sentences; a command that must refuse."""
 
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,3 +88,27 @@ def quiet_and_light() -> Iterator[None]:
         warnings.simplefilter("ignore")
         yield
     torch.set_num_threads(threads)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def refuse(monkeypatch, capsys, tmp_path) -> Callable[[list[str]], str]:
+    """Run train_bart.py on argv, and return its one line without `error: `."""
+
+    from seq2seq.train_bart import main
+
+    def run(argv: list[str]) -> str:
+        monkeypatch.setattr(sys, "argv", ["train_bart.py", *argv])
+        monkeypatch.chdir(tmp_path)
+        before = contents(tmp_path)
+        capsys.readouterr()
+        assert main() == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("error: "), lines
+        assert contents(tmp_path) == before
+        return lines[0].removeprefix("error: ")
+
+    return run
