@@ -238,8 +238,7 @@ def _is_long(
     """Whether the prefix of `module` is better not copied in front of the own keys of each example."""
     if not live.is_one(module):
         return False
-    prefix = live.key_values[module][0]
-    return merging_pays(query, key, prefix) and not products_pay(query, prefix.shape[1] + key.shape[2], dropout)
+    return merging_pays(query, key, live.key_values[module][0]) and not products_pay(query, dropout)
 
 
 def _attend_to_long(
@@ -289,7 +288,7 @@ def _sdpa(
 ) -> tuple[Tensor, Tensor | None]:
     """transformers' sdpa attention, or the same by matrix products where they are faster."""
     options: dict[str, Any] = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
-    if _is_unusual(kwargs) or not products_pay(query, key.shape[2], dropout):
+    if _is_unusual(kwargs) or not products_pay(query, dropout):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options, **kwargs)
     if _hides_the_future(module, query, attention_mask, is_causal):
         attention_mask = _causal_mask(query, key)

@@ -6,7 +6,8 @@ One new token per row, where rows share keys (the beams of a source its own keys
                   ↓ one softmax ↓                     own keys: one matrix product for all beams of a source
     output     weights · v      +  weights · V        neither is copied for a row
 
-Many tokens: a CPU's stock kernel is slow in bfloat16, above all backward, and with dropout.
+Many tokens: a CPU's stock kernel is slow in bfloat16, above all backward, and with dropout. Without dropout, products
+go block by block (block_attention.py).
 
 Shapes: R rows = B sources × N beams (next to each other), H key heads, G query heads for each key head, P prefix
 length, T queries, S own keys, D head width.
@@ -17,15 +18,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MOST_WEIGHTS = 2**25  # that products keep for the backward pass: 64 MB for each attention in bfloat16
+from seq2seq.block_attention import attend_in_blocks
 
 
-def products_pay(query: Tensor, columns: int, dropout: float) -> bool:
-    """Whether products are faster than the stock kernel for queries (B, H·G, T, D) and so many columns of keys."""
-    if query.device.type != "cpu":
-        return False
-    small = query.shape[0] * query.shape[1] * query.shape[2] * columns <= MOST_WEIGHTS
-    return dropout > 0.0 or query.dtype == torch.bfloat16 and small
+def products_pay(query: Tensor, dropout: float) -> bool:
+    """Whether products are faster than the stock kernel for queries (B, H·G, T, D)."""
+    return query.device.type == "cpu" and (dropout > 0.0 or query.dtype == torch.bfloat16)
 
 
 def attend_by_products(
@@ -38,14 +36,14 @@ def attend_by_products(
         scaling: of the scores.
         dropout: on the weights.
     """
-    groups = query.shape[1] // key.shape[1]
+    if mask is not None and mask.dtype == torch.bool:
+        lowest = torch.finfo(query.dtype).min  # not -inf: padding that sees nothing must stay a number
+        mask = torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill_(~mask, lowest)
     with torch.autocast(query.device.type, enabled=False):  # it would compute the softmax in float32
-        scores = (query * scaling).unflatten(1, (-1, groups)) @ key.unsqueeze(2).transpose(3, 4)
-        if mask is not None:
-            if mask.dtype == torch.bool:
-                lowest = torch.finfo(scores.dtype).min  # not -inf: padding that sees nothing must stay a number
-                mask = torch.zeros(mask.shape, dtype=scores.dtype, device=mask.device).masked_fill_(~mask, lowest)
-            scores = scores + mask.unsqueeze(2)
+        if dropout == 0.0 and not torch.compiler.is_compiling():
+            return attend_in_blocks(query, key, value, mask, scaling).transpose(1, 2)
+        scores = (query * scaling).unflatten(1, (key.shape[1], -1)) @ key.unsqueeze(2).transpose(3, 4)
+        scores = scores if mask is None else scores + mask.unsqueeze(2)
         output = _weights(scores, dropout) @ value.unsqueeze(2)
     return output.flatten(1, 2).transpose(1, 2)
 
