@@ -15,8 +15,10 @@ import json
 import sys
 import time
 import warnings
-from contextlib import ExitStack
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +85,10 @@ def bench(options: Options) -> None:
     """Measure what is asked for and not there yet, then write the report."""
     import torch
 
-    from benchmarks.items import ITEMS, Plan
+    from benchmarks.items import ITEMS
     from benchmarks.machine import describe
     from benchmarks.report import write_report
-    from seq2seq.training import quiet_libraries
 
-    quiet_libraries()
-    warnings.filterwarnings("ignore", category=FutureWarning)  # peers call what transformers is about to rename
     unknown = [name for name in options.only or () if name not in ITEMS]
     if unknown:
         raise UserError(f"--only {unknown[0]}: no such item; known are {', '.join(ITEMS)}")
@@ -97,41 +96,32 @@ def bench(options: Options) -> None:
     results = read_results(path)
     if not options.report:
         threads = options.threads or torch.get_num_threads()
-        torch.set_num_threads(threads)
         options.place.mkdir(parents=True, exist_ok=True)
         machine = {**describe(threads), "quick": options.quick}
         if options.again and not options.only or results.get("machine") != machine:
             if results["items"] and not options.again:
                 print(f"{path} is of another machine or of other versions: measured anew")
             results = {"machine": machine, "items": {}}
-        with ExitStack() as stack:
-            measure_items(Plan(options.turns, options.budget, threads, options.quick), options, results, path, stack)
+        measure_items(options, threads, results, path)
     if not results["items"]:
         raise UserError(f"--report: {path} holds no item; leave --report out to measure")
     write_report(results, options.place)
     print(f"RESULTS.md, results.json, results.png: {options.place}")
 
 
-def measure_items(plan: Any, options: Options, results: dict[str, Any], path: Path, stack: ExitStack) -> None:
-    """Measure what is missing, and write it item by item; adapters' worker ends with the stack."""
-    from benchmarks.adapters_peer import Unavailable
+def measure_items(options: Options, threads: int, results: dict[str, Any], path: Path) -> None:
+    """Measure what is missing, each item in a process of its own, and write it item by item.
+
+    What one leaves in its process, free memory above all, makes the next one's systems faster, and not all alike.
+    """
     from benchmarks.items import ITEMS
 
     names = [name for name in options.only or ITEMS if options.again or name not in results["items"]]
-    adapters: dict[str, str] = {"missing": "left out with --adapters no"}
-    if names and options.adapters:
-        try:
-            plan, adapters = with_adapters(plan, stack)
-        except Unavailable as reason:
-            adapters = without_adapters(reason)
+    python = environment_of_adapters(options) if names else ""
     for name in names:
         print(f"{name} …", end=" ", flush=True)
         started = time.perf_counter()
-        try:
-            item = ITEMS[name](plan)
-        except Unavailable as reason:
-            plan, adapters = replace(plan, python=None, worker=None), without_adapters(reason)
-            item = ITEMS[name](plan)
+        item, adapters = in_a_new_process(measure_item, name, options, threads, python)
         seconds = time.perf_counter() - started
         date = f"{datetime.date.today()}"
         results["items"][name] = {**item, "adapters": adapters, "date": date, "took": round(seconds, 1)}
@@ -139,19 +129,54 @@ def measure_items(plan: Any, options: Options, results: dict[str, Any], path: Pa
         write_atomically(path, json.dumps(results, indent=1))
 
 
-def with_adapters(plan: Any, stack: ExitStack) -> tuple[Any, dict[str, str]]:
-    """The plan with adapters' worker, and its versions. Raises Unavailable."""
-    from benchmarks.adapters_peer import AdaptersWorker, python_of_environment
-
-    python = python_of_environment()
-    worker = stack.enter_context(AdaptersWorker(python, plan.threads))
-    return replace(plan, python=python, worker=worker), worker.ask("versions")
+def in_a_new_process(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What `work` returns of the arguments; it can be imported, and all can be pickled."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(work, *arguments).result()
 
 
-def without_adapters(reason: Exception) -> dict[str, str]:
-    """Say that adapters is left out, and keep why."""
+def measure_item(
+    name: str, options: Options, threads: int, python: Path | str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """An item's plain numbers, and the versions of adapters' environment or {"missing": why}.
+
+    python: interpreter of that environment, or why there is none.
+    """
+    import torch
+
+    from benchmarks.adapters_peer import AdaptersWorker, Unavailable
+    from benchmarks.items import ITEMS, Plan
+    from seq2seq.training import quiet_libraries
+
+    quiet_libraries()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # peers call what transformers is about to rename
+    torch.set_num_threads(threads)
+    plan = Plan(options.turns, options.budget, threads, options.quick)
+    if isinstance(python, str):
+        return ITEMS[name](plan), {"missing": python}
+    try:
+        with AdaptersWorker(python, threads) as worker:
+            return ITEMS[name](replace(plan, python=python, worker=worker)), worker.ask("versions")
+    except Unavailable as reason:
+        return ITEMS[name](plan), {"missing": left_out(reason)}
+
+
+def environment_of_adapters(options: Options) -> Path | str:
+    """The interpreter of adapters' environment, which is set up where it is not there, or why there is none."""
+    from benchmarks.adapters_peer import Unavailable, python_of_environment
+
+    if not options.adapters:
+        return "left out with --adapters no"
+    try:
+        return python_of_environment()
+    except Unavailable as reason:
+        return left_out(reason)
+
+
+def left_out(reason: Exception) -> str:
+    """Say that adapters is left out, and return why."""
     print(f"adapters is left out: {reason}", flush=True)
-    return {"missing": str(reason)}
+    return f"{reason}"
 
 
 def main() -> int:

@@ -154,13 +154,6 @@ class AdapterTuning(WrappedModel):
         self.attach()
         return generate(self.model, *args, **options)
 
-    def train(self, mode: bool = True) -> AdapterTuning:
-        super().train(mode)
-        if not self.base_dropout:
-            self.model.eval()
-            self.model.get_input_embeddings().train(mode)  # drops nothing out; where it trains NEFTune adds its noise
-        return self
-
     def _placed(self) -> Iterator[tuple[nn.Module, nn.Module]]:
         """(module of the base, adapter behind it)."""
         for name, (layers, _) in _stacks(self.model).items():

@@ -277,13 +277,6 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         live.check_reached(self._sites_used(options))
         return output
 
-    def train(self, mode: bool = True) -> PrefixTuning:
-        super().train(mode)
-        if not self.base_dropout:
-            self.model.eval()
-            self.model.get_input_embeddings().train(mode)  # drops nothing out; where it trains NEFTune adds its noise
-        return self
-
     def _sites_used(self, inputs: dict[str, Any]) -> list[Site]:
         encoded = inputs.get("encoder_outputs") is not None  # then the encoder does not run again
         return [site for name, site in self.sites.items() if not (encoded and name == "encoder")]

@@ -15,6 +15,7 @@ from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
+    from typing_extensions import Self
 
 
 class WrappedModel(nn.Module):
@@ -24,11 +25,20 @@ class WrappedModel(nn.Module):
     """
 
     model: PreTrainedModel
+    base_dropout: bool  # whether the base is in training mode, and drops out, while what is put into it trains
 
     def __init__(self) -> None:
         super().__init__()
         self.register_state_dict_post_hook(_without_frozen_base)
         self.register_load_state_dict_pre_hook(_with_own_base)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; the base stays in evaluation mode where it is not to drop out."""
+        super().train(mode)
+        if not self.base_dropout:
+            self.model.eval()
+            self.model.get_input_embeddings().train(mode)  # drops nothing out; where it trains NEFTune adds its noise
+        return self
 
     @property
     def config(self) -> Any:

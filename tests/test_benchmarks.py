@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -182,6 +183,7 @@ def run(place: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[st
         return measure_item
 
     monkeypatch.setattr(items, "ITEMS", {name: item(name) for name in RESULTS["items"]})
+    monkeypatch.setattr(bench, "in_a_new_process", lambda work, *arguments: work(*arguments))
     bench.bench(Options(**{"output_dir": str(place), "quick": True, "adapters": False, "turns": 2, **options}))
     return measured
 
@@ -221,6 +223,11 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert run(tmp_path, monkeypatch, report=True) == []
     assert run(tmp_path, monkeypatch, threads=torch.get_num_threads() + 1) == list(RESULTS["items"])
     torch.set_num_threads(torch.get_num_threads() - 1)
+
+
+def test_each_item_has_a_process_of_its_own() -> None:
+    processes = [bench.in_a_new_process(os.getpid) for _ in range(2)]
+    assert len({os.getpid(), *processes}) == 3
 
 
 def test_the_report_has_every_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
