@@ -66,7 +66,7 @@ class Options(WhatToMeasure):
 
     @property
     def place(self) -> Path:
-        """The folder of results.json, RESULTS.md and results.png."""
+        """The folder of results.json, RESULTS.md and results.svg."""
         own = ROOT / "runs" / "bench-quick" if self.quick else ROOT / "benchmarks"
         return Path(self.output_dir) if self.output_dir else own
 
@@ -106,7 +106,7 @@ def bench(options: Options) -> None:
     if not results["items"]:
         raise UserError(f"--report: {path} holds no item; leave --report out to measure")
     write_report(results, options.place)
-    print(f"RESULTS.md, results.json, results.png: {options.place}")
+    print(f"RESULTS.md, results.json, results.svg: {options.place}")
 
 
 def measure_items(options: Options, threads: int, results: dict[str, Any], path: Path) -> None:

@@ -27,9 +27,9 @@ FIELDS = {"preseqlen": "prefix length P", "source": "source tokens", "batch": "b
 
 
 def write_report(results: dict[str, Any], place: Path) -> None:
-    """Write RESULTS.md and results.png into a folder."""
+    """Write RESULTS.md and results.svg into a folder."""
     items = results["items"]
-    draw(results, place / "results.png")
+    draw(results, place / "results.svg")
     sections = [head(results), minimums(checks(results))]
     sections += [compared(name, items[name], results) for name in TITLES if name in items]
     if "memory" in items:
@@ -64,14 +64,15 @@ def head(results: dict[str, Any]) -> str:
         lines.append("* **`--quick`: tiny models. These figures say nothing about speed.**")
     lines += [
         "",
-        "Weights are random; shapes are those of BART-base and GPT-2-small. All systems take turns in one run, both "
-        "precisions together, after a warm-up of each. Spread is least to greatest. `times ours` is the median (least "
-        "to greatest) over the turns that both took of the seconds of a system over those of ours in the same "
-        "precision. BART's dropout is 0.1 in every system, GPT-2's is 0, so that all do the same work. AdapterHub "
+        "Weights are random; shapes are those of BART-base and GPT-2-small. Each item has a process of its own, where "
+        "all systems take turns, both precisions together, after a warm-up of each. Spread is least to greatest. "
+        "`times ours` is the median (least to greatest) over the turns that both took of the seconds of a system over "
+        "those of ours in the same precision. BART's dropout is 0.1 in every system, GPT-2's is 0, so that all do the "
+        "same work. AdapterHub "
         "adapters runs in its own process, with eager attention. PEFT has its prefix in the decoder's "
         "self-attention alone. bf16: the base is in bfloat16.",
         "",
-        "![results](results.png)",
+        "![results](results.svg)",
     ]
     return "\n".join(lines)
 

@@ -243,7 +243,7 @@ def test_the_report_has_every_figure(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "ours with gradient checkpointing over without | ≤ 0.6 | 0.55 (0.50-0.60) | yes |" in text
     assert "| 4 | 1.500 | 8.000 |" in text and "grows ours 1.50 times and peft 4.00 times" in text
     assert text.count("adapters is left out: left out with --adapters no.") == 2
-    assert (tmp_path / "results.png").stat().st_size > 10_000
+    assert (tmp_path / "results.svg").stat().st_size > 10_000
 
 
 def test_default_against_default_is_the_peers_float32_over_our_automatic_precision() -> None:
