@@ -117,7 +117,9 @@ def measure_items(options: Options, threads: int, results: dict[str, Any], path:
     from benchmarks.items import ITEMS
 
     names = [name for name in options.only or ITEMS if options.again or name not in results["items"]]
-    python = environment_of_adapters(options) if names else ""
+    if not names:
+        return
+    python = environment_of_adapters(options)
     for name in names:
         print(f"{name} …", end=" ", flush=True)
         started = time.perf_counter()
@@ -176,7 +178,7 @@ def environment_of_adapters(options: Options) -> Path | str:
 def left_out(reason: Exception) -> str:
     """Say that adapters is left out, and return why."""
     print(f"adapters is left out: {reason}", flush=True)
-    return f"{reason}"
+    return str(reason)
 
 
 def main() -> int:

@@ -4,8 +4,8 @@
     backward, again            scores, weights           of V, of the scores                  of q, of K
 
 All heads of a batch at once are tens of megabytes, which a CPU's allocator takes from the system and gives back for
-each layer. They are not kept: the backward pass computes a block's weights again, as Dao and others 2022,
-"FlashAttention", do. Where one block holds all heads, its weights are kept.
+each layer. Weights are not kept: the backward pass computes a block's again, as Dao and others 2022, "FlashAttention",
+do. Where one block holds all heads, its weights are kept.
 
 Shapes: B batch, H key heads, G query heads for each key head, T queries, S keys, D head width, R of the B·H heads in a
 block.
