@@ -190,6 +190,7 @@ class _Decoder:
         self.model, self.prompts, self.beams = model, prompts, beams
         self.mask = mask = None if inputs.get("attention_mask") is None else inputs["attention_mask"][::beams]
         self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in inputs else {}
+        self.room = torch.empty(0)  # of log-probabilities: a CPU's allocator takes tens of megabytes anew in each step
         self.encoded, prompt_mask, source_mask = None, torch.ones_like(prompts), None
         if model.config.is_encoder_decoder:
             states = inputs["encoder_outputs"][0][::beams]
@@ -211,14 +212,14 @@ class _Decoder:
     def prefill(self) -> Tensor:
         """Log-probabilities of the first new token (B·N, V), from one pass over the prompt of each source (B, T)."""
         if self.encoded is None:
-            logits = self._logits(
+            log_probs = self._log_probs(
                 input_ids=self.prompts, attention_mask=self.mask, position_ids=self.positions, **self.last_only
             )
         else:
-            logits = self._logits(
+            log_probs = self._log_probs(
                 decoder_input_ids=self.prompts, attention_mask=self.mask, encoder_outputs=self.encoded
             )
-        return logits.log_softmax(-1).repeat_interleave(self.beams, dim=0)
+        return log_probs.repeat_interleave(self.beams, dim=0)
 
     def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """Log-probabilities of the next token (B·N, V) behind tokens (B, N) that follow beams `parents` (B, N)."""
@@ -228,20 +229,26 @@ class _Decoder:
         if self.encoded is None:
             self.positions = self.positions[:, -1:] + 1
             positions = self.positions.repeat_interleave(self.beams, dim=0)
-            return self._logits(input_ids=last, attention_mask=mask, position_ids=positions).log_softmax(-1)
-        return self._logits(
+            return self._log_probs(input_ids=last, attention_mask=mask, position_ids=positions)
+        return self._log_probs(
             decoder_input_ids=last,
             decoder_attention_mask=mask,
             attention_mask=source_mask,
             encoder_outputs=self.encoded,
-        ).log_softmax(-1)
+        )
 
     def select_sources(self, sources: Tensor) -> None:
         """Keep some sources, by index."""
         self.cache.select_sources(sources)
         self.positions = self.positions[sources]
 
-    def _logits(self, **inputs: Any) -> Tensor:
+    def _log_probs(self, **inputs: Any) -> Tensor:
+        """Of the next token behind each row (R, V); they are good until the next call."""
         inputs[self.cache_name] = self.cache.past_key_values
-        output = self.model(**inputs, use_cache=True, return_dict=True)
-        return output.logits[:, -1].float()
+        logits = self.model(**inputs, use_cache=True, return_dict=True).logits[:, -1]
+        if logits.device.type != "cpu":
+            return logits.float().log_softmax(-1)
+        if len(self.room) < len(logits):
+            self.room = logits.new_empty(logits.shape, dtype=torch.float32)
+        scores = self.room[: len(logits)].copy_(logits)
+        return torch.log_softmax(scores, -1, out=scores)
