@@ -10,11 +10,9 @@ a second copy of the weights while it lasts.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from types import MappingProxyType
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +20,7 @@ from transformers.activations import GELUActivation, NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
 from seq2seq.few_rows import FewRows, Then, fits
+from seq2seq.layer_forwards import Forward, forward_here, is_free, layer_forwards
 
 SMALL = 256 * 256  # weights: a smaller float32 matrix is multiplied faster as it is
 
@@ -67,55 +66,14 @@ def fast_layers(model: nn.Module, rows: int | None = None) -> Iterator[None]:
     Args:
         rows: the most that are multiplied in a step: sources times beams. Few are multiplied in a form of their own.
     """
-    fast = dict(_fast.get())
-    fused = {layer: gelu for layer, gelu in _linear_and_gelu(model) if _is_free(gelu)}
-    new = [layer for layer in model.modules() if layer not in fast and _is_free(layer)]
-    fast.update({layer: forward for layer in new if (forward := _faster(layer, fused.get(layer), rows)) is not None})
-    fast.update({gelu: nn.Identity().forward for layer, gelu in fused.items() if layer in fast})
-    replaced = [layer for layer in fast if layer not in _fast.get()]
-    _switch(replaced)
-    token = _fast.set(fast)
-    try:
+    fused = {layer: gelu for layer, gelu in _linear_and_gelu(model) if is_free(gelu)}
+    free = [layer for layer in model.modules() if is_free(layer)]
+    fast = {layer: forward for layer in free if (forward := _faster(layer, fused.get(layer), rows)) is not None}
+    for layer, gelu in fused.items():  # also one that took the place of another since its layer became fast
+        if _has_gelu(fast.get(layer) or forward_here(layer)):
+            fast[gelu] = nn.Identity().forward
+    with layer_forwards(fast):
         yield
-    finally:
-        _fast.reset(token)
-        _switch_back(replaced)
-
-
-_fast: ContextVar[Mapping[nn.Module, Callable[[Tensor], Tensor]]] = ContextVar("fast", default=MappingProxyType({}))
-_lock = threading.Lock()
-
-
-class _Switch:
-    """In the place of a layer's `forward`, as long as a thread has a faster form of it: that one or the layer's own."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer, self.users = layer, 0
-
-    def __call__(self, states: Tensor) -> Tensor:
-        fast = _fast.get().get(self.layer)
-        return type(self.layer).forward(self.layer, states) if fast is None else fast(states)
-
-
-def _is_free(layer: nn.Module) -> bool:
-    """Whether nobody else has put another `forward` in the place of the layer's own."""
-    return isinstance(vars(layer).get("forward"), _Switch | None)
-
-
-def _switch(layers: list[nn.Module]) -> None:
-    with _lock:
-        for layer in layers:
-            switch = vars(layer).setdefault("forward", _Switch(layer))
-            switch.users += 1
-
-
-def _switch_back(layers: list[nn.Module]) -> None:
-    with _lock:
-        for layer in layers:
-            switch = vars(layer)["forward"]
-            switch.users -= 1
-            if not switch.users:
-                del vars(layer)["forward"]
 
 
 def _linear_and_gelu(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
@@ -130,7 +88,7 @@ def _linear_and_gelu(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
             yield layer, gelu  # type: ignore[misc]
 
 
-def _faster(layer: nn.Module, gelu: nn.Module | None, rows: int | None) -> Callable[[Tensor], Tensor] | None:
+def _faster(layer: nn.Module, gelu: nn.Module | None, rows: int | None) -> Forward | None:
     if type(layer) is nn.Linear:
         return _packed(layer.weight, layer.bias, gelu, rows)
     if type(layer) is Conv1D:
@@ -139,9 +97,7 @@ def _faster(layer: nn.Module, gelu: nn.Module | None, rows: int | None) -> Calla
 
 
 @torch.no_grad()
-def _packed(
-    weight: Tensor, bias: Tensor | None, gelu: nn.Module | None, rows: int | None
-) -> Callable[[Tensor], Tensor] | None:
+def _packed(weight: Tensor, bias: Tensor | None, gelu: nn.Module | None, rows: int | None) -> Forward | None:
     """The product with weights (out, in), packed, and the GELU of it; None where it would not be faster."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available() or weight.numel() < SMALL:
         return None
@@ -152,9 +108,21 @@ def _packed(
     if dtype == torch.float32 and fits(weight, rows):
         return FewRows(weight, bias, then)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous())
-    added = None if bias is None else bias.to(dtype)
+    return _Packed(packed, None if bias is None else bias.to(dtype), dtype, then)
 
-    def forward(states: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(states.to(dtype), packed, added, *then)
 
-    return forward
+@dataclass
+class _Packed:
+    """The product with packed weights and what comes then."""
+
+    weight: Tensor
+    bias: Tensor | None
+    dtype: torch.dtype
+    then: Then
+
+    def __call__(self, states: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(states.to(self.dtype), self.weight, self.bias, *self.then)
+
+
+def _has_gelu(forward: Forward | None) -> bool:
+    return isinstance(forward, _Packed | FewRows) and forward.then[0] == "gelu"

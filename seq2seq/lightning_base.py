@@ -20,6 +20,7 @@ from torch import Tensor
 from seq2seq.arguments import Arguments
 from seq2seq.callbacks import total_steps
 from seq2seq.checkpointing import keep_no_activations
+from seq2seq.frozen_products import frozen_products
 from seq2seq.kept_files import describe_base
 from seq2seq.lean_dropout import lean_dropout
 from seq2seq.losses import next_tokens, target_positions
@@ -273,6 +274,7 @@ def predictions(model: Any, batch: dict[str, Tensor], targets: Tensor) -> Predic
         output_at(base, places(positions)) as output,
         padding_known(batch.get("padded")),  # type: ignore[arg-type]
         lean_dropout(base),
+        frozen_products(base),
     ):
         logits = model(**inputs, use_cache=False).logits
     return output.predictions(logits, targets.flatten()[positions])

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from seq2seq.checkpointing import checkpointed_layers
+from seq2seq.frozen_products import multiplies_faster, multiply
 from seq2seq.losses import block_loss, target_loss
 from seq2seq.stacks import has_own_forward, layers_of
 from seq2seq.unpadded import RealTokens
@@ -173,13 +174,19 @@ class _OutputLoss(torch.autograd.Function):
         gradient = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         rows = max(1, BLOCK["cpu" if states.device.type == "cpu" else "others"] // len(weight) // ROWS) * ROWS
         total = states.new_zeros((), dtype=at_least_float32(states.dtype))
+        by_onednn = multiplies_faster(weight)
         for first in range(0, len(states), rows):
             part = slice(first, first + rows)
-            columns_VR = weight @ states[part].t()  # weights on the left: on a CPU up to twice as fast for few rows
-            logits = (columns_VR if bias is None else columns_VR.add_(bias[:, None])).t().to(total.dtype)
+            if by_onednn:
+                logits = multiply(states[part], weight, bias)
+            else:  # weights on the left: on a CPU up to twice as fast for few rows
+                columns_VR = weight @ states[part].t()
+                logits = (columns_VR if bias is None else columns_VR.add_(bias[:, None])).t().to(total.dtype)
             loss, of_logits = block_loss(logits, targets[part], smoothing, divisor, gradient is not None)
             total += loss
-            if gradient is not None:
+            if gradient is not None and by_onednn:
+                gradient[part] = multiply(of_logits, weight.t())
+            elif gradient is not None:
                 gradient[part] = of_logits.to(weight.dtype) @ weight
         ctx.save_for_backward(*([] if gradient is None else [gradient]))
         return total.div_(divisor)

@@ -143,6 +143,7 @@ def test_the_first_step_is_seen(small: dict[str, Any], tmp_path: Path, monkeypat
 def test_the_formula_counts_what_a_training_step_cannot_leave_out(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch counts what is done: a little more, as causal attention computes the hidden half too."""
     monkeypatch.setattr("seq2seq.prefix_attention.products_pay", lambda *args: True)  # torch counts no fused CPU kernel
+    monkeypatch.setattr("seq2seq.frozen_products.onednn_pays", lambda: False)  # nor oneDNN's products
     setting = Setting("train", family, layers=2, width=192, batch=2, source=20, target=10, preseqlen=4, mid_dim=16)
     step = train_step("ours", setting, base_model(setting))
     batch = inputs_of(setting)[0]
