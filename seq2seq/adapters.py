@@ -137,6 +137,7 @@ class AdapterTuning(WrappedModel):
 
     def forward(self, *args: Any, labels: Tensor | None = None, **inputs: Any) -> Any:
         """The base model's forward with the adapters in place; same arguments and output class."""
+        self._set_mode_again()
         self.attach()
         if labels is not None:
             inputs["labels"] = labels
@@ -151,6 +152,7 @@ class AdapterTuning(WrappedModel):
     @torch.no_grad()
     def generate(self, *args: Any, **options: Any) -> Any:
         """transformers' `generate` and its options with the adapters in place; returns what it returns."""
+        self._set_mode_again()
         self.attach()
         return generate(self.model, *args, **options)
 

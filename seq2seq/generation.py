@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from seq2seq.beam_cache import BeamCache
 from seq2seq.beam_state import Beams
 from seq2seq.fast_layers import fast_layers
-from seq2seq.prefix_attention import attention_can_change, disable_prefix, enable_prefix
+from seq2seq.prefix_attention import prefix_attention
 from seq2seq.score_rules import apply_rules
 from seq2seq.utils import CACHE_NAMES, UserError
 
@@ -106,15 +106,9 @@ def fast_search(model: Any, rows: int | None = None) -> Iterator[None]:
     Args:
         rows: the most hypotheses at a time, sources times beams; None: not known.
     """
-    stock = isinstance(model, PreTrainedModel) and attention_can_change(model)
-    if stock:
-        enable_prefix(model)
-    try:
-        with fast_layers(model, rows):
-            yield
-    finally:
-        if stock:
-            disable_prefix(model)
+    attention = prefix_attention(model) if isinstance(model, PreTrainedModel) else nullcontext()
+    with attention, fast_layers(model, rows):
+        yield
 
 
 def _rows(args: tuple[Any, ...], options: dict[str, Any]) -> int | None:

@@ -34,11 +34,11 @@ from seq2seq.prefix_attention import (
     KEYWORD,
     LivePrefix,
     Site,
-    attention_can_change,
     disable_prefix,
     enable_prefix,
     find_sites,
     inject,
+    prefix_attention,
 )
 from seq2seq.prefix_computed import (
     as_evaluated,
@@ -219,14 +219,8 @@ class PrefixTuning(PrefixFiles, WrappedModel):
     @contextmanager
     def _in_place(self) -> Iterator[None]:
         """While open, the base has the attention that looks for a prefix, then again its own."""
-        stock = attention_can_change(self.model)
-        if stock:
-            enable_prefix(self.model)
-        try:
+        with prefix_attention(self.model):
             yield
-        finally:
-            if stock:
-                disable_prefix(self.model)
 
     # -- the model with its prefix ----------------------------------------------------------------------------------
 
@@ -238,6 +232,7 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         sources on the left: padding on the right takes positions, as in the authors' code.
         Raises UserError when P + length exceeds the position table.
         """
+        self._set_mode_again()
         enable_prefix(self.model)
         if labels is not None:
             inputs["labels"] = labels
@@ -262,6 +257,7 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         """
         if isinstance(options.get("assistant_model"), WrappedModel):
             raise UserError("assistant_model: give a model without a prefix, or generate without an assistant")
+        self._set_mode_again()
         enable_prefix(self.model)
         source_ids, bos = options.get("source_ids"), self.config.bos_token_id
         if source_ids is not None and bos is not None and not args and "input_ids" not in options:

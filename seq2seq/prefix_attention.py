@@ -14,6 +14,8 @@ Shapes: B batch, H key/value heads, P prefix length, T queries, S own keys, D he
 from __future__ import annotations
 
 import sys
+import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -353,6 +355,32 @@ def disable_prefix(model: PreTrainedModel) -> None:
     if current.startswith("prefix_"):
         model.set_attn_implementation(current.removeprefix("prefix_"))
         unfuse_gelu(model)
+
+
+_users: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # of bases that are lent the attention
+_lending = threading.Lock()
+
+
+@contextmanager
+def prefix_attention(model: PreTrainedModel) -> Iterator[None]:
+    """While open, a base with stock attention has the form that looks for a prefix; several threads may have it open.
+
+    The last of them gives the base its own back.
+    """
+    with _lending:
+        lent = model in _users or attention_can_change(model)
+        if lent:
+            _users[model] = _users.get(model, 0) + 1
+            enable_prefix(model)
+    try:
+        yield
+    finally:
+        if lent:
+            with _lending:
+                _users[model] -= 1
+                if not _users[model]:
+                    del _users[model]
+                    disable_prefix(model)
 
 
 @contextmanager

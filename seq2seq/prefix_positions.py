@@ -59,8 +59,9 @@ def positions_behind(
 
 
 def position_table(model: PreTrainedModel) -> float:
-    """How many positions the base has."""
-    table = getattr(model.config, "max_position_embeddings", None)
+    """How many positions the base has; rotary ones, as Llama's, have no table and no end."""
+    rotary = hasattr(model.base_model, "rotary_emb")
+    table = None if rotary else getattr(model.config, "max_position_embeddings", None)
     return float("inf") if table is None else table
 
 

@@ -5,6 +5,7 @@ PrefixTuning and AdapterTuning are such models: they are called as their base is
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,9 @@ from seq2seq.utils import UserError
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
     from typing_extensions import Self
+
+
+_set_by: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()  # a base's mode: by which model
 
 
 class WrappedModel(nn.Module):
@@ -38,7 +42,14 @@ class WrappedModel(nn.Module):
         if not self.base_dropout:
             self.model.eval()
             self.model.get_input_embeddings().train(mode)  # drops nothing out; where it trains NEFTune adds its noise
+        _set_by[self.model] = weakref.ref(self)
         return self
+
+    def _set_mode_again(self) -> None:
+        """Put a base that another model has had since in the mode of this one."""
+        last = _set_by.get(self.model)
+        if last is not None and last() is not self:
+            self.train(self.training)
 
     @property
     def config(self) -> Any:

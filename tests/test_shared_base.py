@@ -11,8 +11,11 @@ import tiny
 import torch
 from transformers import LogitsProcessorList
 
+from seq2seq.adapters import AdapterTuning
 from seq2seq.fast_layers import fast_layers
+from seq2seq.generation import generate
 from seq2seq.padding import padding_known
+from seq2seq.prefix_attention import prefix_attention
 from seq2seq.prefixTuning import PrefixTuning
 
 OPTIONS: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
@@ -128,3 +131,44 @@ def test_layers_stay_fast_until_their_last_thread_is_done() -> None:
         closed.set()
         assert other.result() == (True, False)
     assert "forward" not in vars(layer)
+
+
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+def test_each_is_in_its_own_mode(family: str) -> None:
+    base = tiny.base(family)
+    one = PrefixTuning(base, 3, 0, base_dropout=True).eval()
+    inputs = tiny.batch(family)
+
+    def loss(model: Any) -> float:
+        return model(**inputs).loss.item()
+
+    expected = loss(one)
+    other = PrefixTuning(base, 5, 0, base_dropout=True).train()
+    assert not one.training and loss(one) == expected == loss(one)
+    assert loss(other) != loss(other)  # its base drops out
+    one.generate(input_ids=inputs["input_ids"], **OPTIONS)
+    assert other.training and loss(other) != loss(other)
+    adapters = AdapterTuning(base).train()
+    adapters(**inputs)
+    adapters.detach()
+    assert loss(one) == expected
+    one.train()
+    one.model.eval()  # by hand: it stays so, while nobody else has the base
+    assert loss(one) == loss(one)
+
+
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+def test_searches_of_a_plain_base_at_once(family: str) -> None:
+    base = tiny.base(family, **WIDE[family]).eval()
+    inputs = {name: x for name, x in tiny.batch(family).items() if name in ("input_ids", "attention_mask")}
+    expected = generate(base, **inputs, **OPTIONS, num_beams=4)
+    attention = base.config._attn_implementation
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(lambda _: generate(base, **inputs, **OPTIONS, num_beams=4), range(24)))
+    assert all(torch.equal(text, expected) for text in found)
+    assert base.config._attn_implementation == attention == "sdpa"
+    with prefix_attention(base):
+        with prefix_attention(base):
+            pass
+        assert base.config._attn_implementation == "prefix_sdpa"
+    assert base.config._attn_implementation == "sdpa"
