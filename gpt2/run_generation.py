@@ -157,6 +157,8 @@ def output_file(options: GenerationArguments, run: Run) -> Path | None:
             raise UserError(f"--output {options.output}: is a file of the run; give another")
         if Path(options.output).suffix in (".gz", ".json", ".csv", ".parquet"):
             raise UserError(f"--output {options.output}: is written as .jsonl, or a text a line as .txt; name it so")
+        if Path(options.output).exists() and not Path(options.output).is_file():
+            raise UserError(f"--output {options.output}: is no file; give another, or leave it out for the screen")
         return Path(options.output)
     if options.input:
         return None

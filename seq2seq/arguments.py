@@ -281,6 +281,8 @@ class Arguments(
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"--{name} {value}: must be a finite number")
+            if value == "":
+                raise UserError(f"--{name}: is empty; give a value, or leave it out")
         at_least = {
             "preseqlen": 1, "mid_dim": 0, "bottleneck": 1, "top_layers": 1, "lowdata": 1, "bsz": 1, "eval_bsz": 1,
             "n_train": 1, "n_val": 0, "n_test": 1, "epoch": 1, "warmup_steps": 0, "weight_decay": 0,

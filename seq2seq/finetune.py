@@ -219,10 +219,18 @@ def train(arguments: Arguments, family: Family) -> None:
         check_origin(directory, module)
     for split, tokens in (("train", module.train_tokens), ("val", module.val_tokens)):
         print("\n".join(tokens.report(split)), end="\n" if tokens.report(split) else "")
-    Run.create(output_dir, **place_of(arguments))
-    directory.write_config(recipe_of(arguments))
+    with directory.locked():
+        Run.create(output_dir, **place_of(arguments))
+        directory.write_config(recipe_of(arguments))
+        _fit(module, directory, task, metric)
+        evaluate(module.model, module.form, task, records["test"], directory, arguments, family)
+
+
+def _fit(module: Any, directory: Run, task: Task, metric: str) -> None:
+    """Train, and keep what was best by a validation's metric."""
+    arguments = module.arguments
     trained = sum(parameter.numel() for parameter in module.trained_parameters())
-    total = sum(parameter.numel() for parameter in model.parameters())  # type: ignore[attr-defined]
+    total = sum(parameter.numel() for parameter in module.base.parameters())
     print(f"{arguments.mode} {task.name}: {trained:,} trained parameters, base {total:,}, run {directory.directory}")
     monitor = "val_loss" if metric == "loss" or not arguments.n_val else f"val_{metric}"
     fit(module, directory, arguments, monitor, title=f"{arguments.mode} on {task.name}")
@@ -231,7 +239,6 @@ def train(arguments: Arguments, family: Family) -> None:
     directory.update_metrics(
         {"trainable_parameters": trained, "prefix_parameters": kept, "base_parameters": total, "mode": arguments.mode}
     )
-    evaluate(module.model, module.form, task, records["test"], directory, arguments, family)
 
 
 def _check_family(arguments: Arguments, family: Family) -> None:

@@ -113,7 +113,11 @@ def reader(
             parsed = parser.parse_args(_lists(_bare_switches(argv, kind), kind))
         except jsonargparse.ArgumentError as error:
             raise UserError(f"{program}: {one_line(error)}; see --help") from None
-        options = kind(**{name: value for name, value in vars(parsed).items() if name in names})
+        values = {name: value for name, value in vars(parsed).items() if name in names}
+        for field in fields(kind):  # type: ignore[arg-type]
+            if values[field.name] is None and "None" not in str(field.type):
+                raise UserError(f"--{field.name}: is null; give a value, or leave it out")
+        options = kind(**values)
         return _of_the_program(options, program) if isinstance(options, Arguments) else options  # type: ignore[return-value]
 
     return read

@@ -244,11 +244,12 @@ def pretrain(arguments: Arguments, family: Family) -> None:
     check_rhythm(module, arguments)
     if arguments.resume:
         check_origin(run, module)
-    Run.create(output_dir, **place_of(arguments))
-    run.write_config(recipe_of(arguments))
-    tokenizer.save_pretrained(run.tokenizer)
-    monitor = "val_bits_per_byte" if valid_tokens is not None else None
-    fit(module, run, arguments, monitor, title="pretraining")
-    model.to(torch.bfloat16).save_pretrained(run.model)
-    tokenizer.save_pretrained(run.model)
+    with run.locked():
+        Run.create(output_dir, **place_of(arguments))
+        run.write_config(recipe_of(arguments))
+        tokenizer.save_pretrained(run.tokenizer)
+        monitor = "val_bits_per_byte" if valid_tokens is not None else None
+        fit(module, run, arguments, monitor, title="pretraining")
+        model.to(torch.bfloat16).save_pretrained(run.model)
+        tokenizer.save_pretrained(run.model)
     print(f"base model written to {run.model}")

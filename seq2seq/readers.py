@@ -144,9 +144,10 @@ def saved_records(folder: Path, split: Split) -> Iterator[tuple[str, Mapping[str
 
     try:
         loaded = datasets.load_from_disk(str(folder)).with_format(None)  # whatever it was saved with
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:  # an empty split: IndexError
         raise UserError(
-            f"--data_dir {folder}: not a whole save_to_disk folder ({one_line(error)}); save it again"
+            f"--data_dir {folder}: not a whole save_to_disk folder, or one with an empty split ({one_line(error)}); "
+            "save it again"
         ) from error
     by_name = loaded if isinstance(loaded, datasets.DatasetDict) else {str(loaded.split or "train"): loaded}
     for name in SPLIT_NAMES[split]:
@@ -232,7 +233,7 @@ def _parquet_records(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
 
     try:
         yield from numbered(records(), str(path))
-    except (OSError, pyarrow.ArrowInvalid) as error:
+    except (OSError, pyarrow.ArrowInvalid, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a whole parquet file ({one_line(error)}); write it again") from error
 
 

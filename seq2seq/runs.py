@@ -16,12 +16,15 @@ A file is replaced as a whole (temporary file, then os.replace), or grown line b
 that is killed at any moment leaves files that can be read.
 """
 
+import errno
+import fcntl
 import json
 import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,8 @@ def read_options(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise UserError(f"{path}: cannot be read ({reason}); give a YAML file") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: broken YAML (nested too deeply); correct it") from error
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "no YAML"
         raise UserError(f"{path}:{mark.line + 1 if mark else 1}: broken YAML ({problem}); correct the line") from error
@@ -84,11 +89,35 @@ class Run:
         run = cls.check(output_dir, resume=resume, overwrite=overwrite, inputs=inputs)
         if overwrite:
             run._remove()
-        try:
-            run.checkpoints.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make --output_dir {run.directory} ({error.strerror}); give another") from error
+        run._make(run.checkpoints)
         return run
+
+    def _make(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make --output_dir {self.directory} ({error.strerror}); give another") from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """While open, no other process that asks for the same may write here; the directory is made.
+
+        Raises UserError where another does. A file system without locks is not locked.
+        """
+        self._make(self.directory)
+        folder = os.open(self.directory, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno == errno.EWOULDBLOCK:
+                os.close(folder)
+                raise UserError(
+                    f"--output_dir {self.directory}: another process trains into it; wait for it, or give another"
+                ) from None
+        try:
+            yield
+        finally:
+            os.close(folder)
 
     @classmethod
     def check(

@@ -145,7 +145,7 @@ def run_search(search: Search, place: Path, launch: Launch) -> list[dict[str, An
     except ImportError as error:
         raise UserError("optuna is not installed; type: pip install 'prefixtuning[tune]'") from error
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a trial that fails or is interrupted has its line here
     make_folder(place)
 
     def write(study: optuna.Study, trial: Any) -> None:
@@ -189,8 +189,17 @@ def _open(search: Search, place: Path) -> optuna.Study:
     study.set_user_attr("made_with", made_with)
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        study.enqueue_trial(trial.params, user_attrs={"run": _run_name(trial)})
+    interrupted = {_run_name(trial): trial for trial in study.trials if _was_interrupted(trial)}
+    for trial in study.trials:
+        if not _was_interrupted(trial):
+            interrupted.pop(_run_name(trial), None)
+    for name, trial in interrupted.items():
+        study.enqueue_trial(trial.params, user_attrs={"run": name})
     return study
+
+
+def _was_interrupted(trial: Any) -> bool:
+    return trial.state.name == "FAIL" and "error" not in trial.user_attrs
 
 
 def _run_name(trial: Any) -> str:

@@ -72,6 +72,11 @@ def command(
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror}; make room or change its permissions, or give another", file=sys.stderr)
         return 2
+    except Exception as error:  # of libraries that write files in another language, and say it in words alone
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        print(f"error: {one_line(error)}; make room, then go on or start again", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as error:
         print(str(error) or interrupted, file=sys.stderr)
         return 130

@@ -41,6 +41,9 @@ class TestFlags:
             (["--mode", "prefix"], "mode"),
             (["--sites", '["encoder", "self"]'], "sites"),
             (["--bsz", "0"], "--bsz 0: must be at least 1"),
+            (["--bsz", "null"], "bsz"),
+            (["--task", ""], "--task: is empty; give a value, or leave it out"),
+            (["--output_dir", ""], "--output_dir: is empty; give a value, or leave it out"),
             (["--max_steps", "0"], "--max_steps 0: trains nothing"),
             (["--learning_rate", "-1"], "--learning_rate -1.0: must be above 0"),
             (["--prefix_dropout", "1"], "--prefix_dropout 1.0: is a share, at least 0 and below 1"),
@@ -122,6 +125,7 @@ class TestFlags:
             ("preseqlen: five\n", "preseqlen"),
             ("preseqlen: [5\n", "recipe.yaml"),
             ("- preseqlen\n", "recipe.yaml"),
+            ("bsz: null\n", "--bsz: is null; give a value, or leave it out"),
         ],
     )
     def test_in_a_recipe_that_are_wrong(self, refuse, tmp_path, text, says):

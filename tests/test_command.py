@@ -44,6 +44,15 @@ def test_a_disk_that_takes_no_more(kind: int, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.startswith("error: why; ")
 
 
+def test_a_full_disk_that_a_library_has_no_class_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert raising(Exception("I/O error: No space left on device (os error 28)")) == 2
+    assert capsys.readouterr().err == (
+        "error: I/O error: No space left on device (os error 28); make room, then go on or start again\n"
+    )
+    with pytest.raises(Exception, match="no device"):
+        raising(Exception("no device"))
+
+
 def test_other_errors_of_the_system_are_not_hidden() -> None:
     with pytest.raises(FileNotFoundError):
         raising(FileNotFoundError(errno.ENOENT, "no such file", "x"))

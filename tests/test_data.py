@@ -96,11 +96,19 @@ class TestCache:
         assert read.truncated == made.truncated
         assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
 
-    @pytest.mark.parametrize("change", ["records", "limits", "pairs", "tokenizer", "language"])
+    @pytest.mark.parametrize(
+        "change", ["records", "references", "limits", "target limit", "pairs", "tokenizer", "language"]
+    )
     def test_other_content_has_another_cache(self, tiny_tokenizer, tmp_path, change, monkeypatch):
         tokens(tiny_tokenizer, tmp_path)
         if change == "records":
             tokenise([Record("Fog", ("Fog.",)), *RECORDS[1:]], Seq2SeqForm(tiny_tokenizer), 64, 32, tmp_path)
+        elif change == "references":
+            tokenise(
+                [Record(RECORDS[0].source, ("Fog.",)), *RECORDS[1:]], Seq2SeqForm(tiny_tokenizer), 64, 32, tmp_path
+            )
+        elif change == "target limit":
+            tokens(tiny_tokenizer, tmp_path, target=31)
         elif change == "limits":
             tokens(tiny_tokenizer, tmp_path, source=63)
         elif change == "pairs":

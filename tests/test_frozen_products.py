@@ -118,7 +118,12 @@ def in_double(model: Any) -> None:
     model.double()
 
 
-@pytest.mark.parametrize("change", [fine_tuned, checkpointed, compiled, in_double])
+def biases_trained(model: Any) -> None:
+    for name, parameter in model.model.named_parameters():
+        parameter.requires_grad_(name.endswith("bias"))
+
+
+@pytest.mark.parametrize("change", [fine_tuned, checkpointed, compiled, in_double, biases_trained])
 def test_where_layers_keep_torchs_own(change: Any, products: list[tuple[int, ...]]) -> None:
     model = prefixed("bart")
     change(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import random
 import shutil
 from dataclasses import replace
@@ -236,7 +237,19 @@ def test_two_decodings_into_one_file_are_kept_apart(tmp_path):
         assert again.texts == {0: "a"}
 
 
-@pytest.mark.parametrize("damage", [b'{"1": "b', b'{"1": "b"', b"[1]\n", b'{"x": "b"}\n', b'{"1": 2}\n', b"\xff\n"])
+DAMAGES = [
+    b'{"1": "b',
+    b'{"1": "b"',
+    b'{"1": "b"}',
+    b"[1]\n",
+    b'{"x": "b"}\n',
+    b'{"1": 2}\n',
+    b"\xff\n",
+    b'[]\n{"2": "c"}\n',
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_texts_in_front_of_a_damaged_line_are_kept(tmp_path, damage):
     with PartialOutputs(tmp_path / "out.partial", 1) as first:
         first.add({0: "a"})
@@ -320,6 +333,9 @@ class TestMistakes:
             with pytest.raises(UserError, match="is a file of the run; give another"):
                 generate(GenerationArguments(run=str(run), output=str(path), overwrite=True, **QUIET))
             assert path.read_bytes() == before
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(UserError, match="pipe: is no file; give another, or leave it out for the screen"):
+            generate(GenerationArguments(run=str(runs["gpt2"]), output=str(tmp_path / "pipe"), overwrite=True, **QUIET))
         for name in ("o.jsonl.gz", "o.json", "o.csv", "o.parquet"):
             with pytest.raises(UserError, match=f"{name}: is written as .jsonl, or a text a line as .txt; name it so"):
                 generate(GenerationArguments(run=str(runs["gpt2"]), output=str(tmp_path / name), **QUIET))

@@ -220,8 +220,10 @@ class TestLowData:
     RECORDS = [Record(str(i), ("x",)) for i in range(40)]
 
     def test_a_smaller_draw_is_part_of_a_larger_one(self):
-        draws = [{record.source for record in draw(self.RECORDS, n, seed=3)} for n in (5, 10, 40)]
-        assert [len(drawn) for drawn in draws] == [5, 10, 40] and draws[0] < draws[1] < draws[2]
+        for count, sizes in ((40, (5, 10, 40)), (3000, (50, 200, 900))):  # random.sample changes its way with the sizes
+            records = [Record(str(i), ("x",)) for i in range(count)]
+            draws = [{record.source for record in draw(records, n, seed=3)} for n in sizes]
+            assert tuple(map(len, draws)) == sizes and draws[0] < draws[1] < draws[2]
 
     def test_of_many_references_a_source_keeps_those_that_are_drawn(self):
         records = [Record(str(i), tuple(f"{i}{letter}" for letter in "abcdef"), part="p") for i in range(8)]

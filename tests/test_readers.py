@@ -264,6 +264,18 @@ class TestMistakes:
             read(tmp_path)
         assert "\n" not in str(error.value)
 
+    def test_a_parquet_file_with_broken_text_is_named(self, tmp_path):
+        broken = pyarrow.array([b"a", b"\xff\xfe"]).view(pyarrow.string())
+        pyarrow.parquet.write_table(pyarrow.table({"source": broken, "target": ["a", "b"]}), tmp_path / "train.parquet")
+        with pytest.raises(UserError, match=r"train\.parquet: not a whole parquet file \('utf-?8' codec"):
+            read(tmp_path)
+
+    def test_a_saved_folder_with_an_empty_split_is_named(self, tmp_path):
+        some = datasets.Dataset.from_list(ROWS)
+        datasets.DatasetDict(train=some, validation=some.select([])).save_to_disk(str(tmp_path / "saved"))
+        with pytest.raises(UserError, match="not a whole save_to_disk folder, or one with an empty split"):
+            read(tmp_path / "saved")
+
     def test_a_gzip_file_that_breaks_off_is_named(self, tmp_path):
         write(tmp_path / "train.jsonl.gz", GOOD * 9)
         whole = (tmp_path / "train.jsonl.gz").read_bytes()

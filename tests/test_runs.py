@@ -124,6 +124,9 @@ def test_broken_options_are_named_with_their_line(run):
     run.config.write_text("mode: prefixtune\nseed: [1\n")
     with pytest.raises(UserError, match=r"config.yaml:\d: broken YAML"):
         run.read_config()
+    run.config.write_text("seed: " + "[" * 3000 + "\n")
+    with pytest.raises(UserError, match=r"config.yaml: broken YAML \(nested too deeply\)"):
+        run.read_config()
     run.config.write_text("just text\n")
     with pytest.raises(UserError, match="config.yaml:1"):
         run.read_config()
@@ -231,3 +234,20 @@ def test_neither_torch_nor_lightning_is_needed_to_read_a_run():
     code = "import sys, seq2seq.runs, seq2seq.metrics; print({'torch', 'pytorch_lightning', 'nltk'} & set(sys.modules))"
     root = Path(__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root).stdout == "set()\n"
+
+
+def test_one_process_at_a_time_trains_into_it(tmp_path):
+    run = Run(tmp_path / "new" / "run")
+    again = Run(run.directory).locked()
+    with run.locked():
+        with pytest.raises(UserError, match="run: another process trains into it; wait for it, or give another"):
+            again.__enter__()
+        assert run.directory.is_dir() and not list(run.directory.iterdir())
+    with run.locked():
+        pass
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match=r"cannot make --output_dir .*/file/run"),
+        Run(tmp_path / "file" / "run").locked(),
+    ):
+        pass

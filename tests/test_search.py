@@ -31,7 +31,7 @@ SPACE = {
 
 
 class Killed(BaseException):
-    """In place of a kill: nothing may catch it."""
+    """In place of a kill: nothing may catch it. Optuna takes note of a KeyboardInterrupt, though."""
 
 
 def pretended(argv: list[str], log: IO[str]) -> str:
@@ -104,10 +104,12 @@ class TestTheSearch:
         assert f"| {best['run']} | " in (place / "trials.md").read_text().splitlines()[2]
         assert "[6/6]" in capsys.readouterr().out
 
-    def test_goes_on_where_it_was_killed(self, file_of, tmp_path):
+    @pytest.mark.parametrize("death", [Killed, KeyboardInterrupt])
+    def test_goes_on_where_it_was_killed(self, file_of, tmp_path, death, capfd):
         search, place, calls = search_of(file_of()), tmp_path / "runs", []
-        with pytest.raises(Killed):
-            run_search(search, place, once(Killed(), 3, calls))
+        with pytest.raises(death):
+            run_search(search, place, once(death(), 3, calls))
+        assert "Traceback" not in capfd.readouterr().err
         begun = Run(place / "trial2").read_config()
         before = {name: (place / name / "metrics.json").stat().st_mtime_ns for name in ("trial0", "trial1")}
         calls.clear()
