@@ -75,3 +75,14 @@ def test_a_float16_base_is_told_what_to_do(tmp_path: Path) -> None:
     PrefixTuning.from_pretrained(tmp_path, tiny.base("gpt2", dtype=torch.bfloat16))
     with pytest.raises(UserError, match=r"load the base in float32 or bfloat16, put the prefix on it, then call .half"):
         PrefixTuning.from_pretrained(tmp_path, tiny.base("gpt2", dtype=torch.float16))
+
+
+def test_rotary_positions_have_no_end() -> None:
+    model = tiny.base("llama", max_position_embeddings=16).eval()
+    prefix = PrefixTuning(model, 3, mid_dim=0).eval()
+    ids = torch.arange(3, 23)[None]
+    whole = prefix(input_ids=ids).logits
+    assert torch.allclose(whole[:, :8], prefix(input_ids=ids[:, :8]).logits)
+    assert prefix.generate(input_ids=ids, max_new_tokens=4, min_new_tokens=4, do_sample=False).shape[1] == 24
+    with pytest.raises(UserError, match=r"prefix length 3 \+ 20 tokens exceed the base's 16 positions"):
+        PrefixTuning(tiny.base("gpt2", n_positions=16), 3, mid_dim=0)(input_ids=ids)
