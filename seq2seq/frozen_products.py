@@ -59,7 +59,7 @@ def frozen_products(model: Any) -> Iterator[None]:
     model's stack is compiled.
     """
     forwards = {}
-    if not has_own_forward(model) and not checkpointed_layers(model):
+    if onednn_pays() and not has_own_forward(model) and not checkpointed_layers(model):
         output = model.get_output_embeddings()  # output_layer.py has its own way
         for layer in model.modules():
             if layer is output or type(layer) not in (nn.Linear, Conv1D) or not is_free(layer):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, lock
 
 
 class PartialOutputs:
@@ -32,10 +31,10 @@ class PartialOutputs:
         header = json.dumps({"decoding": name}).encode() + b"\n"
         self.file = path.open("ab+")
         try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock(self.file, f"{path}: another process decodes into it; wait for it, or give another --output")
+        except UserError:
             self.file.close()
-            raise UserError(f"{path}: another process decodes into it; wait for it, or give another --output") from None
+            raise
         lines = path.read_bytes().splitlines(keepends=True)
         good = len(header)
         if lines[:1] != [header]:

@@ -18,8 +18,9 @@ Shapes: B batch, L layers, H key/value heads, P prefix length, D head width, d =
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -216,12 +217,6 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         disable_prefix(self.model)
         return self.model
 
-    @contextmanager
-    def _in_place(self) -> Iterator[None]:
-        """While open, the base has the attention that looks for a prefix, then again its own."""
-        with prefix_attention(self.model):
-            yield
-
     # -- the model with its prefix ----------------------------------------------------------------------------------
 
     def forward(self, *args: Any, labels: Tensor | None = None, **inputs: Any) -> Any:
@@ -239,7 +234,7 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         inputs = by_name(self.model.forward, args, inputs)
         live = self._live(inputs)
         wanted = WantedLoss.take(inputs) if self._has_own_loss() else None
-        checkpoints = checkpoint_all(self.model, self.training, self._in_place)
+        checkpoints = checkpoint_all(self.model, self.training, partial(prefix_attention, self.model))
         apart = own_call() if inside_a_call() else nullcontext()
         with apart, shifted_stacks(self.model, self.shifted, self.preseqlen), checkpoints as checkpointed:
             if checkpointed:

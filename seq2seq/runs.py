@@ -16,21 +16,19 @@ A file is replaced as a whole (temporary file, then os.replace), or grown line b
 that is killed at any moment leaves files that can be read.
 """
 
-import errno
-import fcntl
 import json
 import math
 import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from seq2seq.utils import UserError, write_atomically
+from seq2seq.utils import UserError, lock, write_atomically
 
 KEPT_PREFIX = ("config.yaml", "prefix.safetensors", "prefix_config.json")
 GENERATION_KEYS = ("source", "references", "generated")
@@ -106,15 +104,10 @@ class Run:
         """
         self._make(self.directory)
         folder = os.open(self.directory, os.O_RDONLY)
+        busy = f"--output_dir {self.directory}: another process trains into it; wait for it, or give another"
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno == errno.EWOULDBLOCK:
-                os.close(folder)
-                raise UserError(
-                    f"--output_dir {self.directory}: another process trains into it; wait for it, or give another"
-                ) from None
-        try:
+            with suppress(OSError):
+                lock(folder, busy)
             yield
         finally:
             os.close(folder)

@@ -16,7 +16,6 @@ optuna.db keeps what was tried; trials.csv, trials.md and best.yaml are written 
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import math
@@ -43,7 +42,7 @@ from seq2seq.studies import (
     without_task,
 )
 from seq2seq.tasks import LOWER_IS_BETTER
-from seq2seq.utils import UserError, write_atomically
+from seq2seq.utils import UserError, lock, write_atomically
 
 if TYPE_CHECKING:
     import optuna
@@ -151,11 +150,8 @@ def run_search(search: Search, place: Path, launch: Launch) -> list[dict[str, An
     def write(study: optuna.Study, trial: Any) -> None:
         write_results(search, study, place)
 
-    with (place / "search.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{place}: another process searches here; wait for it, or end it") from None
+    with (place / "search.lock").open("w") as file:
+        lock(file, f"{place}: another process searches here; wait for it, or end it")
         try:
             study = _open(search, place)
         except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
@@ -189,12 +185,11 @@ def _open(search: Search, place: Path) -> optuna.Study:
     study.set_user_attr("made_with", made_with)
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-    interrupted = {_run_name(trial): trial for trial in study.trials if _was_interrupted(trial)}
-    for trial in study.trials:
-        if not _was_interrupted(trial):
-            interrupted.pop(_run_name(trial), None)
-    for name, trial in interrupted.items():
-        study.enqueue_trial(trial.params, user_attrs={"run": name})
+    trials = study.trials
+    taken = {_run_name(trial) for trial in trials if not _was_interrupted(trial)}
+    for name, trial in {_run_name(trial): trial for trial in trials if _was_interrupted(trial)}.items():
+        if name not in taken:
+            study.enqueue_trial(trial.params, user_attrs={"run": name})
     return study
 
 

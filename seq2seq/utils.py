@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import fcntl
 import gc
 import inspect
 import os
@@ -35,6 +36,14 @@ def write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.tmp")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
+
+
+def lock(file: Any, busy: str) -> None:
+    """Lock an open file, or a folder's descriptor, until it is closed; UserError(busy) where another process has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(busy) from None
 
 
 def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
