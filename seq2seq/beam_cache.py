@@ -4,8 +4,9 @@
     beam 1 sees          ● ● ●      ● · · ·           · ● · ·            its own ancestors only
     beam 2 sees          ● ● ●      ● · · ·           ● · · ·            (row n of `visible`)
 
-A new step writes N columns. When beams fork or die only the small table `visible` changes. Columns that no beam
-sees any more are squeezed out now and then. An encoder's keys and values are kept once for each source as well.
+A short prefix stands in front of the prompt. A new step writes N columns. When beams fork or die only the small table
+`visible` changes. Columns that no beam sees any more are squeezed out now and then. An encoder's keys and values are
+kept once for each source as well.
 
 Shapes: B sources, N beams, H heads, D head width, C columns in use, C' columns of the pool.
 """
@@ -19,6 +20,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 
+from seq2seq.prefix_attention import LivePrefix, find_sites
+
+COPIED = 320  # columns of a prefix times sources: more are read faster once, in products apart, than in each pool
+WHOLE = 32  # columns of a pool are a multiple of it: products and softmax are faster
 SPARE_STEPS = 8  # the pool grows by so many; squeezing starts when so many, and half of all columns, might be dead
 
 
@@ -66,13 +71,20 @@ class SharedLayer(DynamicLayer):
 
     def make_room(self, columns: int) -> None:
         """Let the pools hold at least so many columns."""
-        more = columns - self.capacity
-        if more > 0:
-            more += (SPARE_STEPS - 1) * self.beams
+        if columns > self.capacity:
+            more = -(-(columns + (SPARE_STEPS - 1) * self.beams) // WHOLE) * WHOLE - self.capacity
             keys, values = self._as_in_memory()
             self.keys = _turned(torch.cat((keys, keys.new_zeros(*keys.shape[:3], more)), dim=3))
             zeros = values.new_zeros(*values.shape[:2], more, values.shape[3])
             self.values = torch.cat((values, zeros), dim=2).transpose(0, 1)
+
+    def put_in_front(self, key: Tensor, value: Tensor) -> None:
+        """Begin the pool of each source with the same columns (H, P, D)."""
+        keys, values = self._as_in_memory()
+        sources = keys.shape[1]
+        self.keys = _turned(torch.cat((key.transpose(1, 2)[:, None].expand(-1, sources, -1, -1), keys), dim=3))
+        self.values = torch.cat((value[:, None].expand(-1, sources, -1, -1), values), dim=2).transpose(0, 1)
+        self.columns += key.shape[1]
 
     def select_sources(self, sources: Tensor) -> None:
         """Keep some sources (their indices), drop the others."""
@@ -122,10 +134,28 @@ class BeamCache:
         if self.cross_layers:
             cross = Cache(layers=self.cross_layers)  # type: ignore[arg-type]
             self.past_key_values = EncoderDecoderCache(self.past_key_values, cross)
-        self.beams, self.dtype = beams, model.dtype
+        self.model, self.beams, self.dtype = model, beams, model.dtype
         self.visible = prompt_mask.bool()[:, None].expand(-1, beams, -1)
         self.source_mask = source_mask
         self.squeeze_at = 0
+        self._set_squeeze()
+
+    def take_in(self, prefix: LivePrefix) -> None:
+        """Put a short prefix into the pools, in front of the prompt or the source, once they hold these."""
+        for name, site in find_sites(self.model).items():
+            layers = {"decoder": self.layers, "cross": self.cross_layers}.get(name)
+            if layers is None or not all(prefix.is_one(module) for module in site.modules):
+                continue
+            length = prefix.key_values[site.modules[0]][0].shape[1]
+            if length * len(self.visible) > COPIED:
+                continue
+            for module, layer in zip(site.modules, layers, strict=True):
+                layer.put_in_front(*prefix.shared(module, layer.keys.dtype))  # type: ignore[union-attr]
+            prefix.in_cache.update(site.modules)
+            if name == "decoder":
+                self.visible = nn.functional.pad(self.visible, (length, 0), value=True)
+            else:
+                self.source_mask = nn.functional.pad(self.source_mask, (length, 0), value=1)  # type: ignore[arg-type]
         self._set_squeeze()
 
     def step_masks(self) -> tuple[Tensor, Tensor | None]:

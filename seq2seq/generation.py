@@ -28,7 +28,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from seq2seq.beam_cache import BeamCache
 from seq2seq.beam_state import Beams
 from seq2seq.fast_layers import fast_layers
-from seq2seq.prefix_attention import prefix_attention
+from seq2seq.prefix_attention import LivePrefix, prefix_attention
 from seq2seq.score_rules import apply_rules
 from seq2seq.utils import CACHE_NAMES, UserError
 
@@ -68,13 +68,14 @@ ROW_BY_ROW = {
 }
 
 
-def generate(model: Any, *args: Any, drop_finished: bool = True, count_prompt: bool = False, **options: Any) -> Any:
+def generate(
+    model: Any, *args: Any, prefix: LivePrefix | None = None, count_prompt: bool = False, **options: Any
+) -> Any:
     """transformers' `model.generate(*args, **options)`, faster in beam search, with the same result.
 
     Args:
         model: a base model, or anything with a `generate` of its own, which is then called.
-        drop_finished: sources that are done leave the batch. False where something that belongs to single sources
-            enters the model from outside.
+        prefix: what enters the model's attention meanwhile.
         count_prompt: the length penalty counts a decoder's prompt (its tokens, not its padding) as well, as the
             authors' library did; transformers' own search does not.
 
@@ -91,7 +92,7 @@ def generate(model: Any, *args: Any, drop_finished: bool = True, count_prompt: b
         return model.generate(*args, count_prompt=True, **options)
 
     def search(model: Any, input_ids: Tensor, **prepared: Any) -> Tensor:
-        return beam_search(model, input_ids, drop_finished=drop_finished, count_prompt=count_prompt, **prepared)
+        return beam_search(model, input_ids, prefix=prefix, count_prompt=count_prompt, **prepared)
 
     with fast_search(model, _rows(args, options)):
         return model.generate(*args, custom_generate=search, **options)  # type: ignore[operator]
@@ -141,7 +142,7 @@ def beam_search(
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
     generation_config: Any,
-    drop_finished: bool = True,
+    prefix: LivePrefix | None = None,
     count_prompt: bool = False,
     **inputs: Any,
 ) -> Tensor:
@@ -149,15 +150,19 @@ def beam_search(
 
     Args:
         input_ids: prompts (B·N, T), each N times.
+        prefix: what enters the model's attention meanwhile.
         inputs: the model's further inputs, each row N times.
     """
     config, number = generation_config, generation_config.num_beams
     length = prompt = input_ids.shape[1]
-    drop_finished = drop_finished and all(type(rule) in ROW_BY_ROW for rule in (*logits_processor, *stopping_criteria))
+    drop_finished = all(type(rule) in ROW_BY_ROW for rule in (*logits_processor, *stopping_criteria))
+    drop_finished = drop_finished and (prefix is None or prefix.alike)
     decoder = _Decoder(model, input_ids[::number], number, inputs)
     beams = best = Beams.start(input_ids[::number], config, decoder.padding())
     places = torch.arange(len(beams.running), device=input_ids.device)  # of the sources that are still in the batch
     log_probs = decoder.prefill()
+    if prefix is not None:
+        decoder.cache.take_in(prefix)
     while True:
         log_probs = apply_rules(logits_processor, beams.running[:, :, :length].flatten(0, 1), log_probs).float()
         beams, goes_on = beams.advance(model, log_probs, prompt, length, config, stopping_criteria, count_prompt)

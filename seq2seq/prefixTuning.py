@@ -264,7 +264,7 @@ class PrefixTuning(PrefixFiles, WrappedModel):
             shifted_stacks(self.model, self.shifted, self.preseqlen),
             inject(self.model, lambda inputs: self._with_prefix(inputs, live, trusted=True)),
         ):
-            output = generate(self.model, *args, drop_finished=live.alike, **options)
+            output = generate(self.model, *args, prefix=live, **options)
         live.check_reached(self._sites_used(options))
         return output
 

@@ -6,7 +6,7 @@
 
 The prefix travels as a keyword argument down to each attention call and is looked up there by module. So it survives
 gradient checkpointing (which drops caches but replays arguments), reaches BART's encoder (which never sees a cache),
-and is never copied into, or reordered with, the key/value cache.
+and is never reordered with the key/value cache, nor copied into it (but a short one once, by a beam search).
 
 Shapes: B batch, H key/value heads, P prefix length, T queries, S own keys, D head width.
 """
@@ -115,10 +115,11 @@ class LivePrefix:
         self.key_values, self.dropout, self.visible, self.start = key_values, dropout, visible, start
         self.recorded: dict[nn.Module, tuple[Tensor, Tensor]] | None = {} if record else None
         self.reached: set[nn.Module] = set()
+        self.in_cache: set[nn.Module] = set()  # those whose own keys begin with the prefix: a search put it there
 
     def take(self, module: nn.Module, batch: int, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
         """Key and value for `module`, each (B, H, P, D), or None where it has no prefix."""
-        if module not in self.key_values:
+        if module not in self.key_values or module in self.in_cache:
             return None
         self.reached.add(module)
         key, value = (for_batch(x.to(dtype), batch) for x in self.key_values[module])
@@ -129,7 +130,7 @@ class LivePrefix:
     def is_one(self, module: nn.Module) -> bool:
         """Whether `module` has a prefix (H, P, D) that is the same for all rows, every time."""
         known = module in self.key_values and self.key_values[module][0].dim() == 3
-        return known and self.dropout == 0.0 and self.visible is None
+        return known and module not in self.in_cache and self.dropout == 0.0 and self.visible is None
 
     def serves_all(self, module: nn.Module, query: Tensor) -> bool:
         """Whether `module` has one prefix for all rows, and this is one new token (R, H, 1, D) for each of them."""
