@@ -107,7 +107,7 @@ def _packed(weight: Tensor, bias: Tensor | None, gelu: nn.Module | None, rows: i
     then: Then = ("none", [], "") if gelu is None else ("gelu", [], GELUS[type(gelu)])
     if dtype == torch.float32 and fits(weight, rows):
         return FewRows(weight, bias, then)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous())
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype))
     return _Packed(packed, None if bias is None else bias.to(dtype), dtype, then)
 
 
