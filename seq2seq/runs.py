@@ -100,7 +100,8 @@ class Run:
     def locked(self) -> Iterator[None]:
         """While open, no other process that asks for the same may write here; the directory is made.
 
-        Raises UserError where another does. A file system without locks is not locked.
+        A KeyboardInterrupt leaves it with a line that says how to go on. Raises UserError where another process has it.
+        A file system without locks is not locked.
         """
         self._make(self.directory)
         folder = os.open(self.directory, os.O_RDONLY)
@@ -109,6 +110,10 @@ class Run:
             with suppress(OSError):
                 lock(folder, busy)
             yield
+        except KeyboardInterrupt:
+            go_on = "; add --resume to go on from checkpoints/last.ckpt"
+            nothing_yet = " before the first checkpoint; --overwrite starts again"
+            raise KeyboardInterrupt(f"interrupted{go_on if self.last_checkpoint.is_file() else nothing_yet}") from None
         finally:
             os.close(folder)
 

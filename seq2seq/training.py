@@ -81,8 +81,7 @@ def fit(module: BaseTransformer, run: Run, arguments: Arguments, monitor: str | 
     try:
         trainer.fit(module, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     except SystemExit:  # how Lightning ends after Ctrl+C
-        nothing_yet = "interrupted before the first checkpoint; --overwrite starts again"
-        raise KeyboardInterrupt("" if run.last_checkpoint.is_file() else nothing_yet) from None
+        raise KeyboardInterrupt from None
     draw_curves(run.metrics_csv, run.curves, title)
     run.update_metrics({**_speed(run), "precision": precision})
 

@@ -59,9 +59,7 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}; see --help")
 
 
-def command(
-    main: Callable[[], None], interrupted: str = "interrupted; add --resume to go on from checkpoints/last.ckpt"
-) -> int:
+def command(main: Callable[[], None], interrupted: str = "interrupted") -> int:
     """Run a command's `main`; a UserError, or a disk that takes no more, becomes one line and exit code 2.
 
     interrupted: what to say after Ctrl-C (exit code 130), if the KeyboardInterrupt itself does not.
@@ -81,15 +79,26 @@ def command(
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror}; make room or change its permissions, or give another", file=sys.stderr)
         return 2
-    except Exception as error:  # of libraries that write files in another language, and say it in words alone
+    except KeyboardInterrupt as error:
+        print(str(error) or interrupted, file=sys.stderr)
+        return 130
+    except Exception as error:
+        if _is_interruption(error):
+            print(interrupted, file=sys.stderr)
+            return 130
+        # of libraries that write files in another language, and say it in words alone
         if os.strerror(errno.ENOSPC) not in str(error):
             raise
         print(f"error: {one_line(error)}; make room, then go on or start again", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as error:
-        print(str(error) or interrupted, file=sys.stderr)
-        return 130
     return 0
+
+
+def _is_interruption(error: BaseException | None) -> bool:
+    """Whether an error comes of a Ctrl-C, which transformers turns into a missing module within an import."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 @contextmanager

@@ -60,9 +60,19 @@ def test_other_errors_of_the_system_are_not_hidden() -> None:
 
 def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert raising(KeyboardInterrupt()) == 130
-    assert capsys.readouterr().err == "interrupted; add --resume to go on from checkpoints/last.ckpt\n"
+    assert capsys.readouterr().err == "interrupted\n"
     assert raising(KeyboardInterrupt("nothing yet")) == 130
     assert capsys.readouterr().err == "nothing yet\n"
+
+
+def test_an_interruption_that_an_import_took_for_a_missing_module(capsys: pytest.CaptureFixture[str]) -> None:
+    missing = ModuleNotFoundError("could not import this module")
+    missing.__cause__ = ImportError()
+    missing.__cause__.__context__ = KeyboardInterrupt()
+    assert raising(missing) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    with pytest.raises(ModuleNotFoundError):
+        raising(ModuleNotFoundError("no such module"))
 
 
 def test_a_reader_that_has_gone_is_no_traceback() -> None:
