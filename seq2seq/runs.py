@@ -34,13 +34,25 @@ KEPT_PREFIX = ("config.yaml", "prefix.safetensors", "prefix_config.json")
 GENERATION_KEYS = ("source", "references", "generated")
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's own, which refuses a key that stands twice in a mapping in place of taking the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} stands there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_options(path: Path) -> dict[str, Any]:
     """Read a YAML file of `option: value` lines.
 
-    Raises UserError with file:line if it cannot be read, is broken or holds something else.
+    Raises UserError with file:line if it cannot be read, is broken, says something twice or holds something else.
     """
     try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+        options = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise UserError(f"{path}: cannot be read ({reason}); give a YAML file") from error

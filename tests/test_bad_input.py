@@ -125,6 +125,8 @@ class TestFlags:
             ("preseqlen: five\n", "preseqlen"),
             ("preseqlen: [5\n", "recipe.yaml"),
             ("- preseqlen\n", "recipe.yaml"),
+            ("bsz: 5\nseed: 1\nbsz: 7\n", "recipe.yaml:3: broken YAML (bsz stands there twice); correct the line"),
+            ("? [bsz]\n: 1\n? [bsz]\n: 1\n", "recipe.yaml:1: broken YAML"),
             ("bsz: null\n", "--bsz: is null; give a value, or leave it out"),
         ],
     )
