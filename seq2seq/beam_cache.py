@@ -151,7 +151,7 @@ class BeamCache:
                 continue
             for module, layer in zip(site.modules, layers, strict=True):
                 layer.put_in_front(*prefix.shared(module, layer.keys.dtype))  # type: ignore[union-attr]
-            prefix.in_cache.update(site.modules)
+            prefix.put_into(self.past_key_values, site.modules)
             if name == "decoder":
                 self.visible = nn.functional.pad(self.visible, (length, 0), value=True)
             else:

@@ -132,8 +132,14 @@ def _is_plain_beam_search(model: Any, args: tuple[Any, ...], options: dict[str, 
         and {name for name, value in given.items() if value is not None} <= INPUTS | RULES | SETTINGS
         and config.get_generation_mode() is GenerationMode.BEAM_SEARCH
         and config.use_cache is not False
+        and not _sees_nothing(given.get("attention_mask"))
         and not any(getattr(config, name, None) for name in OTHER_LOOPS)
     )
+
+
+def _sees_nothing(mask: Tensor | None) -> bool:
+    """Whether an example is nothing but padding: each attention has its own answer to that, which is not ours."""
+    return mask is not None and not bool(mask.flatten(1).any(1).all())
 
 
 def beam_search(

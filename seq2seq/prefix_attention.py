@@ -18,6 +18,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,11 +116,11 @@ class LivePrefix:
         self.key_values, self.dropout, self.visible, self.start = key_values, dropout, visible, start
         self.recorded: dict[nn.Module, tuple[Tensor, Tensor]] | None = {} if record else None
         self.reached: set[nn.Module] = set()
-        self.in_cache: set[nn.Module] = set()  # those whose own keys begin with the prefix: a search put it there
+        self._beside: tuple[Any, LivePrefix] | None = None
 
     def take(self, module: nn.Module, batch: int, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
         """Key and value for `module`, each (B, H, P, D), or None where it has no prefix."""
-        if module not in self.key_values or module in self.in_cache:
+        if module not in self.key_values:
             return None
         self.reached.add(module)
         key, value = (for_batch(x.to(dtype), batch) for x in self.key_values[module])
@@ -130,7 +131,7 @@ class LivePrefix:
     def is_one(self, module: nn.Module) -> bool:
         """Whether `module` has a prefix (H, P, D) that is the same for all rows, every time."""
         known = module in self.key_values and self.key_values[module][0].dim() == 3
-        return known and module not in self.in_cache and self.dropout == 0.0 and self.visible is None
+        return known and self.dropout == 0.0 and self.visible is None
 
     def serves_all(self, module: nn.Module, query: Tensor) -> bool:
         """Whether `module` has one prefix for all rows, and this is one new token (R, H, 1, D) for each of them."""
@@ -153,6 +154,17 @@ class LivePrefix:
             turned = key.to(dtype).transpose(-1, -2).contiguous().transpose(-1, -2)
             self.key_values[module] = turned, value.to(dtype).contiguous()
         return self
+
+    def put_into(self, cache: Any, modules: Iterable[nn.Module]) -> None:
+        """Own keys and values in `cache` begin with the prefix of some modules from now on; see `beside`."""
+        others = copy(self.beside(cache))
+        gone = set(modules)
+        others.key_values = {module: pair for module, pair in others.key_values.items() if module not in gone}
+        self._beside = cache, others
+
+    def beside(self, cache: Any) -> LivePrefix:
+        """What of the prefix is not in the cache that a forward is given; all of it where that is another, or none."""
+        return self._beside[1] if self._beside is not None and cache is self._beside[0] else self
 
     def columns(self) -> int:
         """How many columns stand in front of the own keys: P, or S + P with a source."""

@@ -19,7 +19,12 @@ def apply_rules(processors: Iterable[Any], tokens: Tensor, scores: Tensor) -> Te
     """Scores (R, V) behind tokens (R, T) after all rules, in their order; the given scores are used up."""
     for rule in processors:
         in_place = IN_PLACE.get(type(rule))
-        scores = rule(tokens, scores) if in_place is None else in_place(rule, tokens, scores)
+        if in_place is not None:
+            scores = in_place(rule, tokens, scores)
+        elif type(rule).__module__ == rules.__name__:
+            scores = rule(tokens, scores)
+        else:  # somebody's own may keep what it is given and what it gives
+            scores = rule(tokens, scores.clone()).clone()
     return scores
 
 

@@ -96,36 +96,6 @@ def test_a_prefix_generates_as_without_any_cache(family: str, options: dict[str,
     assert searches == ["beam_search"]
 
 
-@pytest.mark.parametrize("sites", [("encoder",), ("decoder",), ("cross",), ("decoder", "cross")])
-@pytest.mark.parametrize("preseqlen", [1, 50, 150])
-def test_every_site_and_length_of_prefix(
-    preseqlen: int, sites: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put_in_front = beam_cache.SharedLayer.put_in_front
-    pools = []
-
-    def spy(pool: beam_cache.SharedLayer, *prefix: Tensor) -> None:
-        pools.append(pool)
-        put_in_front(pool, *prefix)
-
-    monkeypatch.setattr(beam_cache.SharedLayer, "put_in_front", spy)
-    prefix = prefixed("bart", "eager", preseqlen=preseqlen, sites=sites)
-    options = limited({"num_beams": 4, "early_stopping": True})
-    naive = prefix.generate(**prompts("bart"), **options, use_cache=False)
-    check_same(prefix.generate(**prompts("bart"), **options), naive)
-    of_decoder = {"decoder", "cross"} & set(sites)
-    assert len(pools) == (2 * len(of_decoder) if preseqlen * 3 <= beam_cache.COPIED else 0)  # of two layers each
-
-
-def test_a_short_prefix_in_the_precision_of_autocast(searches: list[str]) -> None:
-    prefix = prefixed("gpt2", dtype=torch.float32)
-    options = limited({"num_beams": 3})
-    with torch.autocast("cpu", torch.bfloat16):
-        naive = prefix.generate(**prompts("gpt2"), **options, use_cache=False)
-        check_same(prefix.generate(**prompts("gpt2"), **options), naive)
-    assert searches == ["beam_search"]
-
-
 @pytest.mark.parametrize("shift_positions", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_positions_behind_the_prefix_or_not(family: str, shift_positions: bool, searches: list[str]) -> None:
