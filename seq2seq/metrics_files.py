@@ -26,7 +26,7 @@ def read_scored(generated: Path, references: Path | None) -> dict[str, Texts]:
         if path is not None and path.is_dir():
             raise UserError(f"{path}: is a folder; give a file in it (a run's is generations_test.jsonl)")
         if path is not None and not path.is_file():
-            raise UserError(f"{path}: no such file")
+            raise UserError(f"{path}: {'is no file' if path.exists() else 'no such file'}")
     if generated.name.endswith(JSON_ENDINGS):
         if references is not None:
             raise UserError(f"{generated} holds references itself; leave {references} out")

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from seq2seq.arguments import CONFIGS, OF_THE_TASK, Arguments
 from seq2seq.effect import IN_DECODING, refuse_in_decoding, refuse_without_effect
+from seq2seq.mistakes import wrong_kind
 from seq2seq.runs import read_options
 from seq2seq.utils import UserError, one_line
 
@@ -112,7 +113,8 @@ def reader(
         try:
             parsed = parser.parse_args(_lists(_bare_switches(argv, kind), kind))
         except jsonargparse.ArgumentError as error:
-            raise UserError(f"{program}: {one_line(error)}; see --help") from None
+            wrong = wrong_kind(error, kind, flags_of(argv), recipe)
+            raise UserError(wrong or f"{program}: {one_line(error)}; see --help") from None
         values = {name: value for name, value in vars(parsed).items() if name in names}
         for field in fields(kind):  # type: ignore[arg-type]
             if values[field.name] is None and "None" not in str(field.type):

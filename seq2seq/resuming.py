@@ -31,10 +31,17 @@ OF_VALIDATION = ("best_metric", "n_val", "eval_num_beams", "val_max_target_lengt
 def check_resumable(run: Run, arguments: Arguments) -> None:
     """Raise UserError if the run was made with other options than these, or if a checkpoint of it cannot be read.
 
-    Also for another way of validating where no step is left: nothing would be validated by it.
+    Also for fewer steps or epochs than it has made, and for another way of validating where no step is left: nothing
+    would be validated by it.
     """
     run.refuse_other_config(recipe_of(arguments), MAY_CHANGE)
     last = read_checkpoint(run.last_checkpoint)
+    for name, made in (("max_steps", last["global_step"]), ("epoch", _epochs(last))):
+        if 0 < (asked := getattr(arguments, name)) < made:
+            raise UserError(
+                f"--{name} {asked}: the training in {run.directory} has made {made} already; give at least that, or "
+                "another --output_dir"
+            )
     if not _steps_left(last, arguments):
         _refuse_other_validation(run, arguments, last["global_step"])
     if run.best_checkpoint.is_file():
@@ -79,10 +86,14 @@ def read_checkpoint(path: Path, cure: str = "put --overwrite in place of --resum
     return checkpoint
 
 
+def _epochs(checkpoint: dict[str, Any]) -> int:
+    """How many whole epochs it has behind it."""
+    return checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+
+
 def _steps_left(checkpoint: dict[str, Any], arguments: Arguments) -> bool:
-    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     ended = 0 < arguments.max_steps <= checkpoint["global_step"]
-    return epochs < arguments.epoch and not ended
+    return _epochs(checkpoint) < arguments.epoch and not ended
 
 
 def _refuse_other_validation(run: Run, arguments: Arguments, step: int) -> None:

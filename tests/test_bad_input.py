@@ -122,7 +122,11 @@ class TestFlags:
         "text, says",
         [
             ("preseqlenn: 5\n", "preseqlenn"),
-            ("preseqlen: five\n", "preseqlen"),
+            ("bsz: 4\npreseqlen: five\n", "recipe.yaml:2: preseqlen five: must be a whole number or null; see --help"),
+            ("sites: encoder cross\n", "recipe.yaml:1: sites encoder cross: must be a list [x, …], each one of "),
+            ("base_config: 3\n", "recipe.yaml:1: base_config 3: must be a mapping {x: y, …}; see --help"),
+            ("learning_rate: [1]\n", "recipe.yaml:1: learning_rate [1]: must be a number; see --help"),
+            ("permute_sentences: perhaps\n", "recipe.yaml:1: permute_sentences perhaps: must be yes or no"),
             ("preseqlen: [5\n", "recipe.yaml"),
             ("- preseqlen\n", "recipe.yaml"),
             ("bsz: 5\nseed: 1\nbsz: 7\n", "recipe.yaml:3: broken YAML (bsz stands there twice); correct the line"),

@@ -165,6 +165,17 @@ def kill_when(command: list[str], table: Path, steps: int) -> None:
     assert process.wait() == -signal.SIGKILL, process.stderr and process.stderr.read().decode()
 
 
+@pytest.mark.parametrize("change, made", [({"max_steps": 1}, 10), ({"epoch": 1}, 2)])
+def test_fewer_steps_than_were_made_are_refused(small, tmp_path, change, made):
+    options = {**small, "epoch": 2}
+    run = start(**options, output_dir=tmp_path / "run")
+    config = (run / "config.yaml").read_bytes()
+    ((name, value),) = change.items()
+    with pytest.raises(UserError, match=f"--{name} {value}: the training in .*run has made {made} already; give at"):
+        start(**{**options, **change}, output_dir=run, resume="yes")
+    assert (run / "config.yaml").read_bytes() == config
+
+
 def test_a_process_killed_in_the_middle_of_an_epoch(small, tmp_path):
     options = {**small, "epoch": 40, "save_every_steps": 7, "val_every_steps": 50, "n_val": 0, "learning_rate": 0.002}
     command = [sys.executable, "-m", "seq2seq.train_bart", *flags(**options, output_dir=tmp_path / "killed")]
