@@ -2,6 +2,7 @@
 
 import errno
 import io
+import time
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -166,6 +167,26 @@ def test_rows_are_readable_while_training_goes(tmp_path):
 
     fit(Reader(), [MetricsCsv(path)])
     assert len(steps(path)) == 15
+
+
+def test_the_time_of_a_validation_is_none_of_the_next_steps(tmp_path):
+    class Slow(Line):
+        def on_validation_epoch_end(self) -> None:
+            time.sleep(0.6)
+            super().on_validation_epoch_end()
+
+    fit(Slow(), [MetricsCsv(tmp_path / "m.csv")], max_epochs=2)
+    assert float(read_rows(tmp_path / "m.csv")[5]["examples_per_second"]) > 4 / 0.5  # a batch of four, in half a second
+
+
+def test_a_shorter_row_leaves_nothing_of_a_longer_one(tmp_path):
+    path = tmp_path / "m.csv"
+    table = MetricsCsv(path)
+    fit(Line(), [table], max_epochs=1)
+    for loss in ("0.12345678901234567890", "1"):
+        table._put(table._last | {"train_loss": loss})
+    assert path.read_text().count("\n") == 6 and path.read_text().endswith("\n")
+    assert read_rows(path)[-1]["train_loss"] == "1"
 
 
 def test_a_new_training_starts_a_new_table(tmp_path):

@@ -74,6 +74,8 @@ class TestTokenise:
         assert token_set.truncated.source == 2
         assert token_set.report("train")[0] == "train: 2 sources longer than 12 tokens were cut"
         assert tokens(tiny_tokenizer, source=512, target=512).report("train") == []
+        cut_targets = tokens(tiny_tokenizer, source=512, target=3)
+        assert len(cut_targets.report("test")) == 1 and cut_targets.report("test", ("source",)) == []
 
     def test_a_source_with_many_references_is_counted_once(self, tiny_tokenizer):
         assert tokens(tiny_tokenizer, source=12, pairs="all").truncated.source == 2
@@ -97,7 +99,7 @@ class TestCache:
         assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
 
     @pytest.mark.parametrize(
-        "change", ["records", "references", "limits", "target limit", "pairs", "tokenizer", "language"]
+        "change", ["records", "references", "limits", "target limit", "pairs", "tokenizer", "language", "form"]
     )
     def test_other_content_has_another_cache(self, tiny_tokenizer, tmp_path, change, monkeypatch):
         tokens(tiny_tokenizer, tmp_path)
@@ -113,6 +115,9 @@ class TestCache:
             tokens(tiny_tokenizer, tmp_path, source=63)
         elif change == "pairs":
             tokens(tiny_tokenizer, tmp_path, pairs="first")
+        elif change == "form":
+            monkeypatch.setattr(Seq2SeqForm, "name", "another")
+            tokens(tiny_tokenizer, tmp_path)
         elif change == "language":
             monkeypatch.setattr(tiny_tokenizer, "tgt_lang", "ro_RO", raising=False)
             tokens(tiny_tokenizer, tmp_path)

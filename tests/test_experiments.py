@@ -383,6 +383,7 @@ class TestTheCommand:
             ({"axes": {"mode": ["finetune", "pretrain"]}}, r"cell mode_pretrain: --mode pretrain: its runs have no"),
             ({"x": "length"}, r"x: length is no axis; the axes are preseqlen"),
             ({"axes": {"mode": ["finetune"]}, "log_x": True}, r"log_x: mode has values that are no numbers"),
+            ({"axes": {"deep": [False, True]}, "log_x": True}, r"log_x: deep has values that are no numbers"),
             ({"metrics": ["bleu"]}, r"metrics: task custom has no bleu; it has rouge1, "),
             ({"options": {"output_dir": "here", "task": "sample"}}, r"options: output_dir is set for each run"),
             ({"options": {"bsz": 4}}, r"options: no data; give the option task or data_dir"),

@@ -19,9 +19,11 @@ from small_runs import start
 from gpt2 import gen, run_generation
 from gpt2.generation_arguments import GenerationArguments
 from gpt2.run_generation import as_arguments, generate, read_sources
+from seq2seq.arguments import Arguments
 from seq2seq.partial_outputs import PartialOutputs
-from seq2seq.records import Record
+from seq2seq.records import Record, Records
 from seq2seq.runs import Run
+from seq2seq.tasks import TASKS
 from seq2seq.utils import UserError, device
 
 QUIET: dict[str, Any] = {"progress": False, "threads": 1}
@@ -211,6 +213,37 @@ def test_what_another_decoding_left_is_not_gone_on_with(runs, tmp_path, monkeypa
     assert rows == Run(runs["gpt2"]).read_generations("test")
 
 
+def test_a_decoding_is_another_by_everything_that_decides_its_texts(tmp_path):
+    task, records = TASKS["sample_tables"], [Record("a", ("b",))]
+    arguments = Arguments(precision="32", eval_bsz=4)
+    ways = [
+        (records, task, arguments),
+        ([Record("c", ("b",))], task, arguments),
+        (records, replace(task, max_source_length=7), arguments),
+        (records, replace(task, search=replace(task.search, num_beams=7)), arguments),
+        *(
+            (records, task, replace(arguments, **change))
+            for change in ({"precision": "bf16"}, {"eval_bsz": 5}, {"format_mode": "peek"})
+        ),
+    ]
+    found = [json.dumps(run_generation.follows_from(Run(tmp_path), *way)) for way in ways]
+    assert len(set(found)) == len(ways)
+
+
+@pytest.mark.parametrize(("split", "n_test"), [(None, 2), ("test", 2), ("val", None)])
+def test_a_runs_own_number_of_test_records_is_of_its_test_split(tmp_path, split, n_test):
+    (tmp_path / "config.yaml").write_text("task: sample_tables\nn_test: 2\n")
+    assert as_arguments(GenerationArguments(run=str(tmp_path), split=split), Run(tmp_path)).n_test == n_test
+
+
+def test_a_few_records_are_a_few_of_each_part(monkeypatch):
+    items = [Record(f"{part}{i}", ("t",), part) for part in "ab" for i in range(3)]
+    monkeypatch.setattr(run_generation, "load_records", lambda *_: Records("test", items))
+    options = GenerationArguments(run="x", output="y.jsonl", n_test=1)
+    few = run_generation.read_split(TASKS["sample_tables"], Arguments(n_test=1), options)
+    assert [record.source for record in few] == ["a0", "b0"]
+
+
 def test_what_other_adapters_left_is_not_gone_on_with(runs, tmp_path, monkeypatch):
     def dying(*args: Any) -> None:
         raise Killed
@@ -274,6 +307,8 @@ class TestMistakes:
             ({"input": "x", "split": "val"}, "--input: is decoded as it is"),
             ({"input": "-", "n_test": 3}, "--input -: typed lines are answered one by one"),
             ({"run": "x", "n_test": 3}, "--output: say where these texts go"),
+            ({"run": "x", "data_dir": "y"}, "--output: say where these texts go"),
+            ({"input": "x", "output": "./x", "overwrite": True}, "is the --input; give another"),
             ({"run": ""}, "--run: is empty"),
         ],
     )

@@ -114,6 +114,14 @@ def test_answers_are_compared_after_normalising():
     assert one("exact_match", "in Paris", "Paris") == 0
     assert one("f1", "in Paris", "Paris") == pytest.approx(100 * 2 / 3)
     assert one("f1", "red blue", "red green white", "a blue") == pytest.approx(100 * 2 / 3)
+    assert one("exact_match", "an apple", "apple") == 100
+
+
+def test_words_of_an_answer_count_as_often_as_they_stand():
+    assert one("f1", "new york new york", "new york new york") == 100
+    assert one("f1", "new new", "new") == pytest.approx(100 * 2 / 3)
+    assert one("f1", "", "the") == 100  # nothing is left of both
+    assert one("f1", "x", "the") == 0
 
 
 @pytest.mark.parametrize("metric", [name for name in METRICS if name != "ter"])

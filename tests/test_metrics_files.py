@@ -104,6 +104,18 @@ def test_a_part_that_is_null_is_none(capsys, json_lines):
     assert run(capsys, json_lines, "--metrics", "ter") == usual
 
 
+def test_a_part_that_all_records_have_is_not_shown_twice(capsys, json_lines):
+    usual = run(capsys, json_lines, "--metrics", "ter")
+    records = [json.loads(line) for line in json_lines.read_text().splitlines()]
+    json_lines.write_text("\n".join(json.dumps({**record, "part": "seen"}) for record in records))
+    assert run(capsys, json_lines, "--metrics", "ter") == usual
+
+
+def test_json_lines_that_are_all_blank(capsys, json_lines):
+    json_lines.write_text("\n \n")
+    assert "no text to score" in mistake(capsys, json_lines)
+
+
 def test_a_runs_report_shows_texts_as_they_are(capsys, tmp_path):
     names = [f"{name}[/red]:heart:" for name in ("seen", "unseen")]
     report = Report(CUSTOM, [Record(name, (name,), name) for name in names], {"[/run]": names}, lead=False)
@@ -139,6 +151,7 @@ def test_mistakes_are_answered_with_one_line(capsys, tmp_path, files, json_lines
     assert f"{latin}:2: not UTF-8" in mistake(capsys, latin, references)
     assert f"{latin}:2: not UTF-8" in mistake(capsys, generated, latin)
     assert "no text to score" in mistake(capsys, empty, empty)
+    assert "/dev/null: is no file" in mistake(capsys, "/dev/null", references)
     assert "must follow" in mistake(capsys, generated)
     assert "leave" in mistake(capsys, json_lines, references)
     assert "unknown metric 'rogue'; choose from" in mistake(capsys, generated, references, "--metrics", "rogue")
@@ -150,6 +163,8 @@ def test_unequal_numbers_are_both_named(capsys, files):
     generated, references = files
     generated.write_text(generated.read_text() + "one more\n")
     assert f"{generated} has 4 texts, {references} has references of 3" in mistake(capsys, generated, references)
+    generated.write_text("one\ntwo\n")
+    assert f"{generated} has 2 texts, {references} has references of 3" in mistake(capsys, generated, references)
 
 
 @pytest.mark.parametrize(

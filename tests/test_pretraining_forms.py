@@ -78,6 +78,11 @@ class TestForms:
         with pytest.raises(UserError, match=f"--{option} {noise[option]}: does nothing to plain text"):
             CausalLanguageModelling.form(tokenizer, Arguments(**{option: noise[option]}), held_out=False)
 
+    def test_held_out_text_stays_plain(self, tokenizer):
+        options = Arguments(text_to_text_share=0.5)
+        forms_of = (CausalLanguageModelling.form(tokenizer, options, held_out=held_out) for held_out in (False, True))
+        assert [form.share for form in forms_of] == [0.5, 0.0]
+
     def test_a_pair_beyond_the_positions_stays_plain_text(self, tokenizer, window):
         form = forms(tokenizer)
         long = np.tile(window, 1 + UNIT // len(window))[:UNIT]

@@ -150,14 +150,28 @@ class TestFields:
         write_rows(tmp_path / "train.jsonl", ROWS)
         assert read(tmp_path, task=TASKS["xsum"]) == WANTED
 
-    @pytest.mark.parametrize("row", [{"translation": {"en": "Yes", "de": "Ja"}}, {"en": "Yes", "de": "Ja"}])
+    @pytest.mark.parametrize(
+        "row",
+        [
+            {"translation": {"en": "Yes", "de": "Ja"}},
+            {"en": "Yes", "de": "Ja"},
+            {"translation.en": "Yes", "translation.de": "Ja"},
+        ],
+    )
     def test_translations_nested_and_flat(self, tmp_path, row):
         write_rows(tmp_path / "train.jsonl", [row])
         assert read(tmp_path, task=task_for(None, "folder", "de", "en")) == [Record("Ja", ("Yes",))]
 
     def test_a_part_is_kept(self, tmp_path):
         write_rows(tmp_path / "test.jsonl", [{**ROWS[0], "part": "unseen"}])
-        assert read(tmp_path, "test") == [WANTED[0]._replace(part="unseen")]
+        (record,) = read(tmp_path, "test")
+        assert record == WANTED[0]._replace(part="unseen")
+        assert record.with_text("a text")["part"] == "unseen"
+        assert "part" not in WANTED[0].with_text("a text")
+
+    def test_a_part_that_is_null_is_none(self, tmp_path):
+        write_rows(tmp_path / "test.jsonl", [{**ROWS[0], "part": None}])
+        assert read(tmp_path, "test") == [WANTED[0]]
 
 
 class TestSkipped:
@@ -222,6 +236,10 @@ class TestMistakes:
             ({"train.source": "a\n"}, r"train\.source: no train\.target \(or \.gz\) beside it"),
             ({"train.jsonl": '{"text": "a", "id": 1}\n'}, r"train\.jsonl:1: no field source; it has text, id"),
             ({"train.jsonl": '{"source": "a", "id": 1}\n'}, r":1: no field target or references; it has source, id"),
+            (
+                {"train.jsonl": '{"source": "a", "target": [1]}\n'},
+                r":1: target is \[1\]; write a string or a list of strings",
+            ),
             (
                 {"train.jsonl": '{"source": 3, "target": "T"}\n'},
                 r":1: source is 3; write a string or a list of strings",

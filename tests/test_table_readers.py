@@ -271,6 +271,10 @@ class TestWebNLG:
         ):
             read("webnlg", tmp_path)
 
+    def test_blanks_around_an_xml_text_are_none_of_it(self, tmp_path):
+        write(tmp_path / "train/1triples/a.xml", xml(entry([LISBON], [("good", "\n  One text.\n  ")])))
+        assert read("webnlg", tmp_path)[0].references == ("One text.",)
+
 
 class TestDART:
     @pytest.mark.parametrize(
@@ -352,3 +356,10 @@ class TestHub:
         source = {"e2e": TOWER, "webnlg": LISBON_SOURCE, "dart": LISBON_SOURCE[3:].replace("leaderName", "leadername")}
         assert load_records(TASKS[name], None, "val").items == [Record(source[name], ("T.",))]
         assert calls == [asked]
+
+    def test_the_first_of_several_triple_sets_is_used_and_a_value_may_hold_a_bar(self, monkeypatch):
+        sets = [{"mtriple_set": ["Lisbon | motto | up|down"]}, {"mtriple_set": ["Lisbon | motto | sideways"]}]
+        record = {"modified_triple_sets": sets, "lex": [{"comment": "good", "text": "T."}]}
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: [record])
+        (found,) = load_records(TASKS["webnlg"], None, "val").items
+        assert "up|down" in found.source and "sideways" not in found.source
