@@ -51,7 +51,7 @@ from seq2seq.prefix_computed import (
 from seq2seq.prefix_files import PrefixFiles
 from seq2seq.prefix_parameters import InputVectors, Parametrisation, SitePrefix, fit
 from seq2seq.prefix_positions import check_positions, positions_behind, shifted_stacks, stacks_to_shift
-from seq2seq.utils import CACHE_NAMES, UserError, at_least_float32, by_name
+from seq2seq.utils import UserError, at_least_float32, by_name, cache_of
 from seq2seq.wrapped_model import WrappedModel, refuse_wrapped
 
 
@@ -302,8 +302,7 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         return infix_behind_source(self.model, self.sites["decoder"], learned, vectors, source_ids, mask)
 
     def _with_prefix(self, inputs: dict[str, Any], live: LivePrefix, trusted: bool = False) -> dict[str, Any]:
-        cache = next((inputs[name] for name in CACHE_NAMES if inputs.get(name) is not None), None)
-        inputs = {**inputs, KEYWORD: live.beside(cache)}
+        inputs = {**inputs, KEYWORD: live.beside(cache_of(inputs))}
         if self.shift_positions and not self.shifted:
             inputs["position_ids"] = positions_behind(live, inputs, self.model, self.preseqlen, trusted)
         return inputs

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from seq2seq.hooks import forward_pre_hooks
 from seq2seq.prefix_attention import LivePrefix, Site
 from seq2seq.stacks import stacks_of
-from seq2seq.utils import CACHE_NAMES, UserError
+from seq2seq.utils import UserError, cache_of
 
 
 def positions_behind(
@@ -39,7 +39,7 @@ def positions_behind(
         )
     batch, length = tokens.shape[:2]
     positions, mask = inputs.get("position_ids"), inputs.get("attention_mask")
-    past = next((inputs[name] for name in CACHE_NAMES if inputs.get(name) is not None), None)
+    past = cache_of(inputs)
     is_mask = mask is not None and mask.dim() == 2
     seen = past.get_seq_length() if past is not None else 0
     bound = mask.shape[1] if is_mask else seen + length  # type: ignore[union-attr]

@@ -46,6 +46,11 @@ def lock(file: Any, busy: str) -> None:
         raise UserError(busy) from None
 
 
+def cache_of(inputs: Mapping[str, Any]) -> Any:
+    """The cache of keys and values among a forward's arguments; None without one."""
+    return next((inputs[name] for name in CACHE_NAMES if inputs.get(name) is not None), None)
+
+
 def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What is not as it was: `n_val 2 there, 4 here; …`."""
     names = [*was, *(name for name in now if name not in was)]
