@@ -5,19 +5,23 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
+from seq2seq.lean_dropout import LeanDropout
+from seq2seq.mlp_by_rows import mlp_by_rows
+from seq2seq.stacks import checkpointed_layers
 from seq2seq.utils import UserError
 
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
-LEAST_MAPPED = 2**22  # bytes
+LEAST_MAPPED = 2**19  # bytes
 InPlace = Callable[[], AbstractContextManager[None]]
+OfLayer = Callable[[nn.Module, dict[str, Any]], dict[str, Any]]
 
 
 def keep_no_activations(model: PreTrainedModel, how: dict[str, Any] | None = None, **options: Any) -> None:
@@ -39,33 +43,28 @@ def keep_no_activations(model: PreTrainedModel, how: dict[str, Any] | None = Non
 
 
 def return_freed_memory() -> bool:
-    """From now on, blocks of 4 MB or more leave the process when they are freed; False where that cannot be asked for.
+    """From now on, blocks of 0.5 MB or more leave the process when they are freed; False where that can't be asked for.
 
     By itself glibc keeps more and more of them, up to 32 MB each, in a heap that has holes after each layer computed
-    again: a training step of BART-base then takes 1.3 GB, not 1.13 GB (benchmarks/memory.py), and a seventh less time.
+    again: a training step of BART-base then takes 1.32 GB, not 1.02 GB (benchmarks/memory.py), and a tenth less time.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return mallopt is not None and bool(mallopt(M_MMAP_THRESHOLD, LEAST_MAPPED))
 
 
-def checkpointed_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers whose activations are computed again in the backward pass."""
-    return [
-        layer
-        for layer in model.modules()
-        if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing
-    ]
-
-
 @contextmanager
-def checkpoint_all(model: PreTrainedModel, training: bool, in_place: InPlace) -> Iterator[bool]:
+def checkpoint_all(
+    model: PreTrainedModel, training: bool, in_place: InPlace, of_layer: OfLayer | None = None
+) -> Iterator[bool]:
     """While open, layers in eval mode checkpoint too, though transformers' checkpoint only while training.
 
-    They compute as in eval mode: their dropouts stay off. Yields whether any layer checkpoints.
+    They compute as in eval mode: their dropouts stay off. Yields whether any layer checkpoints. What a layer keeps and
+    computes again is made small (`mlp_by_rows.py`, `lean_dropout.py`).
 
     Args:
         training: of what is put into the model; nothing happens outside of it.
         in_place: a context in which it is in the model: the backward pass computes layers again, when others may be.
+        of_layer: makes of a layer's named arguments those that it uses; all are kept until its backward pass is done.
 
     Raises UserError for reentrant checkpoints: they free the graph that the layers' prefixes share with the first of
     them, and lose the gradient where a layer's input has none.
@@ -79,7 +78,7 @@ def checkpoint_all(model: PreTrainedModel, training: bool, in_place: InPlace) ->
     stock = [(layer, layer.training, layer._gradient_checkpointing_func) for layer in checkpointed]
     for layer, mode, checkpoint in stock:
         layer.training = True
-        layer._gradient_checkpointing_func = partial(_checkpoint, layer, mode, in_place, checkpoint)
+        layer._gradient_checkpointing_func = partial(_checkpoint, layer, mode, in_place, of_layer, checkpoint)
     try:
         yield bool(stock)
     finally:
@@ -104,12 +103,17 @@ def _checkpoint(
     layer: nn.Module,
     mode: bool,
     in_place: InPlace,
+    of_layer: OfLayer | None,
     checkpoint: Callable[..., Any],
     forward: Callable[..., Any],
     *inputs: Any,
 ) -> Any:
+    if of_layer and isinstance(forward, partial):  # as transformers hands it over
+        forward = partial(forward.func, *forward.args, **of_layer(layer, forward.keywords))
+
     def replayed(*inputs: Any) -> Any:
-        with in_place():
+        lean = nullcontext() if torch.compiler.is_compiling() else LeanDropout()
+        with in_place(), mlp_by_rows(layer), lean:
             return forward(*inputs)
 
     layer.training = mode  # what the layer's own forward sees, now and in the backward's replay

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
-from seq2seq.checkpointing import checkpointed_layers
 from seq2seq.layer_forwards import is_free, layer_forwards
-from seq2seq.stacks import has_own_forward
+from seq2seq.stacks import checkpointed_layers, has_own_forward
 
 SMALL = 256 * 256  # weights: with smaller matrices there is nothing to gain
 

@@ -15,26 +15,25 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from seq2seq.checkpointing import checkpointed_layers
-from seq2seq.stacks import has_own_forward
+from seq2seq.stacks import checkpointed_layers, has_own_forward
 
 
 @contextmanager
 def lean_dropout(model: Any) -> Iterator[None]:
     """While open, a model in training on a CPU drops out leanly.
 
-    Not with gradient checkpointing, which computes again outside of here and compares what is kept, nor where the
-    model's stack is compiled.
+    Not with gradient checkpointing, which computes again outside of here and compares what is kept (`checkpointing.py`
+    does it for each layer), nor where the model's stack is compiled.
     """
     stock = not model.training or model.device.type != "cpu"
     if stock or has_own_forward(model) or checkpointed_layers(model):
         yield
         return
-    with _LeanDropout():
+    with LeanDropout():
         yield
 
 
-class _LeanDropout(TorchFunctionMode):
+class LeanDropout(TorchFunctionMode):
     """Calls of `nn.functional.dropout`, which models make directly and through nn.Dropout, become native ones."""
 
     def __torch_function__(

@@ -90,6 +90,7 @@ class _Merged(torch.autograd.Function):
             of_query, of_key, of_value = _attend_backward(
                 gradient, query, key, value, output, log, 0.0, ctx.causal, attn_mask=mask, scale=ctx.scaling
             )
+            del own, key, value  # a checkpoint holds them here alone
         by_prefix, of_prefix_key, of_prefix_value = _attend_backward(
             _as_one(gradient), _as_one(query), prefix_key[None], prefix_value[None], _as_one(output), _as_one(log),
             0.0, False, scale=ctx.scaling,

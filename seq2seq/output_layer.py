@@ -19,10 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seq2seq.checkpointing import checkpointed_layers
 from seq2seq.frozen_products import multiplies_faster, multiply
 from seq2seq.losses import block_loss, target_loss
-from seq2seq.stacks import has_own_forward, layers_of
+from seq2seq.stacks import checkpointed_layers, has_own_forward, layers_of
 from seq2seq.unpadded import RealTokens
 from seq2seq.utils import at_least_float32
 

@@ -39,6 +39,7 @@ from seq2seq.prefix_attention import (
     enable_prefix,
     find_sites,
     inject,
+    own_prefix,
     prefix_attention,
 )
 from seq2seq.prefix_computed import (
@@ -234,7 +235,7 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         inputs = by_name(self.model.forward, args, inputs)
         live = self._live(inputs)
         wanted = WantedLoss.take(inputs) if self._has_own_loss() else None
-        checkpoints = checkpoint_all(self.model, self.training, partial(prefix_attention, self.model))
+        checkpoints = checkpoint_all(self.model, self.training, partial(prefix_attention, self.model), own_prefix)
         apart = own_call() if inside_a_call() else nullcontext()
         with apart, shifted_stacks(self.model, self.shifted, self.preseqlen), checkpoints as checkpointed:
             if checkpointed:

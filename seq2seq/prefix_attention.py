@@ -166,6 +166,12 @@ class LivePrefix:
         """What of the prefix is not in the cache that a forward is given; all of it where that is another, or none."""
         return self._beside[1] if self._beside is not None and cache is self._beside[0] else self
 
+    def within(self, layer: nn.Module) -> LivePrefix:
+        """What of the prefix is for the attention of one layer."""
+        part = copy(self)
+        part.key_values = {module: pair for module in layer.modules() if (pair := self.key_values.get(module))}
+        return part
+
     def columns(self) -> int:
         """How many columns stand in front of the own keys: P, or S + P with a source."""
         return max(key.shape[-2] for key, _ in self.key_values.values())
@@ -178,6 +184,12 @@ class LivePrefix:
                     f"the prefix did not reach the {site.name} attention: this model's layers drop keyword arguments; "
                     "give another base, such as a BART, GPT-2 or Llama"
                 )
+
+
+def own_prefix(layer: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+    """A layer's named arguments with no more of the prefix than its own."""
+    live: LivePrefix | None = inputs.get(KEYWORD)
+    return inputs if live is None else {**inputs, KEYWORD: live.within(layer)}
 
 
 def for_batch(prefix: Tensor, batch: int) -> Tensor:

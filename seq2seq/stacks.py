@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 def stacks_of(model: Any) -> dict[str, Any]:
@@ -22,3 +23,12 @@ def layers_of(stack: Any) -> list[nn.Module]:
 def has_own_forward(model: Any) -> bool:
     """Whether something else than its class computes the forward of a model's stack, as --compile makes it."""
     return "forward" in vars(model.base_model)
+
+
+def checkpointed_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers whose activations are computed again in the backward pass."""
+    return [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing
+    ]

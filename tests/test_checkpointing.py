@@ -11,8 +11,10 @@ import tiny
 from torch import nn
 
 from seq2seq.adapters import AdapterTuning
-from seq2seq.checkpointing import checkpointed_layers, keep_no_activations
+from seq2seq.checkpointing import keep_no_activations
+from seq2seq.prefix_attention import KEYWORD
 from seq2seq.prefixTuning import PrefixTuning
+from seq2seq.stacks import checkpointed_layers
 
 HOLES = """
 import sys, torch
@@ -61,3 +63,23 @@ def test_it_is_turned_on_and_off_by_either_name(wrap: Any) -> None:
         assert len(checkpointed_layers(wrapped.model)) == 4
         getattr(wrapped, f"{word}_checkpointing_disable")()
         assert not checkpointed_layers(wrapped.model)
+
+
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+def test_a_layer_keeps_no_more_of_the_prefix_than_its_own(family: str) -> None:
+    prefix = PrefixTuning(tiny.base(family), 3, mid_dim=4).train()
+    prefix.activation_checkpointing_enable()
+    modules = {module for site in prefix.sites.values() for module in site.modules}
+    seen = []
+
+    def see(module: nn.Module, args: Any, named: dict[str, Any]) -> None:
+        seen.append((own[module], set(named[KEYWORD].key_values)))
+
+    own = {}
+    for layer in checkpointed_layers(prefix.model):
+        of_layer = modules.intersection(layer.modules())
+        for module in of_layer:
+            own[module] = of_layer
+            module.register_forward_pre_hook(see, with_kwargs=True)
+    prefix(**tiny.batch(family)).loss.backward()
+    assert len(seen) == 2 * len(modules) and all(held == of_layer for of_layer, held in seen)
