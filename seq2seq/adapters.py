@@ -5,7 +5,8 @@
     design 2    attention, MLP ──┬─ W_down ─ ReLU ─ W_up ─(+)──► the block's residual     behind each of them
                                  └────────────────────────┘
 
-The adapters are forward hooks on the stock model; `detach` takes them off.
+The adapters are forward hooks on the stock model; `detach` takes them off. In a forward or a generation of theirs no
+others act, whatever other threads do with the same base.
 
 Shapes: x is (B, T, width).
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +26,7 @@ from transformers import PreTrainedModel
 
 from seq2seq.checkpointing import checkpoint_all
 from seq2seq.generation import generate
+from seq2seq.hooks import registering
 from seq2seq.kept_files import checked_options, read_config, read_weights, write_files
 from seq2seq.losses import WantedLoss
 from seq2seq.original_files import read_original
@@ -32,6 +35,7 @@ from seq2seq.utils import UserError, at_least_float32, by_name
 from seq2seq.wrapped_model import WrappedModel, refuse_wrapped
 
 NAME = "adapters"  # of the files: adapters.safetensors, adapters_config.json
+_call: ContextVar[object | None] = ContextVar("adapters", default=None)  # whose adapters are in the base here
 ATTENTIONS, MLPS = ("attn", "self_attn", "encoder_attn", "cross_attn"), ("mlp", "fc2")
 
 
@@ -100,7 +104,7 @@ class AdapterTuning(WrappedModel):
         return sum(parameter.numel() for parameter in self.adapters.parameters())
 
     def attach(self) -> None:
-        """Put the adapters into the base, in the place of others that are there.
+        """Put the adapters into the base, in the place of others that are there, also where it is called by itself.
 
         A prefix on the same base acts together with them until `detach`.
         """
@@ -108,7 +112,7 @@ class AdapterTuning(WrappedModel):
             return
         if (other := self._attached()) is not None:
             other.detach()
-        self._hooks = [module.register_forward_hook(_Behind(self, adapter)) for module, adapter in self._placed()]
+        self._hooks = self._hooked(None)
 
     def detach(self) -> PreTrainedModel:
         """Take the adapters out: the stock base, still frozen."""
@@ -118,32 +122,39 @@ class AdapterTuning(WrappedModel):
         return self.model
 
     def _attached(self) -> AdapterTuning | None:
-        """Whose adapters are in the base."""
+        """Whose adapters act where the base is called by itself."""
         there = (hook for module in self.model.modules() for hook in module._forward_hooks.values())
-        return next((hook.owner for hook in there if isinstance(hook, _Behind)), None)
+        return next((hook.owner for hook in there if isinstance(hook, _Behind) and hook.call is None), None)
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:
-        """While open, these adapters are in the base, then again those that were."""
-        other = self._attached()
-        self.attach()
+        """While open, these adapters and no others are in the base, in this thread."""
+        if torch.compiler.is_compiling():  # a compiler follows no hooks that come and go
+            self.attach()
+            yield
+            return
+        call = object()
+        token, hooks = _call.set(call), self._hooked(call)
         try:
             yield
         finally:
-            if other is not self:
-                self.detach()
-                if other is not None:
-                    other.attach()
+            _call.reset(token)
+            with registering:
+                for hook in hooks:
+                    hook.remove()
+
+    def _hooked(self, call: object | None) -> list[Any]:
+        with registering:
+            return [module.register_forward_hook(_Behind(self, adapter, call)) for module, adapter in self._placed()]
 
     def forward(self, *args: Any, labels: Tensor | None = None, **inputs: Any) -> Any:
         """The base model's forward with the adapters in place; same arguments and output class."""
         self._set_mode_again()
-        self.attach()
         if labels is not None:
             inputs["labels"] = labels
         inputs = by_name(self.model.forward, args, inputs)
         wanted = WantedLoss.take(inputs) if self._has_own_loss() else None
-        with checkpoint_all(self.model, self.training, self._in_place) as checkpointed:
+        with self._in_place(), checkpoint_all(self.model, self.training, self._in_place) as checkpointed:
             if checkpointed:
                 inputs["use_cache"] = False  # a replayed layer would fill it twice
             output = self.model(**inputs)
@@ -153,8 +164,8 @@ class AdapterTuning(WrappedModel):
     def generate(self, *args: Any, **options: Any) -> Any:
         """transformers' `generate` and its options with the adapters in place; returns what it returns."""
         self._set_mode_again()
-        self.attach()
-        return generate(self.model, *args, **options)
+        with self._in_place():
+            return generate(self.model, *args, **options)
 
     def _placed(self) -> Iterator[tuple[nn.Module, nn.Module]]:
         """(module of the base, adapter behind it)."""
@@ -213,12 +224,18 @@ class AdapterTuning(WrappedModel):
 
 
 class _Behind:
-    """A forward hook: the adapter reads what its module puts out (of several, the first)."""
+    """A forward hook: the adapter reads what its module puts out (of several, the first).
 
-    def __init__(self, owner: AdapterTuning, adapter: nn.Module) -> None:
-        self.owner, self.adapter = owner, adapter
+    Args:
+        call: of `_in_place`, in which alone it acts; None = it acts outside of all those.
+    """
+
+    def __init__(self, owner: AdapterTuning, adapter: nn.Module, call: object | None) -> None:
+        self.owner, self.adapter, self.call = owner, adapter, call
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        if not torch.compiler.is_compiling() and _call.get() is not self.call:
+            return output
         if isinstance(output, tuple):
             return (self.adapter(output[0]), *output[1:])
         return self.adapter(output)

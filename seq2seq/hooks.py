@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-_registering = threading.Lock()  # torch counts its hooks up without one, and two with one number replace each other
+registering = threading.Lock()  # torch counts its hooks up without one, and two with one number replace each other
 _call: ContextVar[object | None] = ContextVar("call", default=None)
 
 
@@ -42,11 +42,11 @@ def forward_pre_hooks(modules: Iterable[nn.Module], hook: Callable[..., Any]) ->
         """torch calls it without `kwargs` where another thread comes across it while it is put on or taken off."""
         return hook(module, args, kwargs) if _call.get() is here else None
 
-    with _registering:
+    with registering:
         handles = [module.register_forward_pre_hook(guarded, with_kwargs=True) for module in modules]
     try:
         yield
     finally:
-        with _registering:
+        with registering:
             for handle in handles:
                 handle.remove()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import torch
 from test_text_forms import word_tokenizer
 from tiny import close, exactness
 from torch import Tensor, nn
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from gpt2.train_control import FORMS, AdapterTuning
+from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.utils import IGNORE, UserError
 
 FAMILIES = ["gpt2", "llama", "bart"]
@@ -92,6 +95,35 @@ def test_two_sets_of_adapters_on_one_base_do_not_disturb_each_other() -> None:
     assert torch.equal(second(**inputs).logits, other)
     second.detach()
     assert torch.equal(first(**inputs).logits, before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_generation_keeps_its_adapters_whatever_is_called_meanwhile(family: str) -> None:
+    first, prompts = adapted(family, 1).eval(), {**tiny.prompts(family), **SEARCH, "num_beams": 3}
+    second = adapted(family, 2, base=first.model).eval()
+    prefix = PrefixTuning(first.model, 4, mid_dim=8).double().eval()
+
+    class Others(LogitsProcessor):
+        def __init__(self, *others: Any) -> None:
+            self.others = others
+
+        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+            for other in self.others:
+                other(**tiny.batch(family))
+            return scores
+
+    alone = first.generate(**prompts)
+    assert first.generate(**prompts, logits_processor=LogitsProcessorList([Others(second, prefix)])).equal(alone)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [(pool.submit(first.generate, **prompts), pool.submit(second.generate, **prompts)) for _ in range(4)]
+        of_first, of_second = zip(*[(one.result(), other.result()) for one, other in runs], strict=True)
+    others = second.generate(**prompts)
+    assert not others.equal(alone)
+    assert all(texts.equal(alone) for texts in of_first) and all(texts.equal(others) for texts in of_second)
+    second.detach()
+    with_prefix = prefix.generate(**prompts)
+    assert prefix.generate(**prompts, logits_processor=LogitsProcessorList([Others(first)])).equal(with_prefix)
+    assert not first.model._forward_hooks and first._attached() is None
 
 
 @pytest.mark.parametrize("design", [1, 2])
