@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from seq2seq.arguments import Arguments
-from seq2seq.callbacks import total_steps
+from seq2seq.callbacks import OnException, total_steps
 from seq2seq.checkpointing import keep_no_activations
 from seq2seq.frozen_products import frozen_products
 from seq2seq.kept_files import describe_base
@@ -60,6 +60,7 @@ class BaseTransformer(pl.LightningModule):
         self.teacher: Any = None
         self.examples_seen = 0
         self._resumed: tuple[int, int] = (0, 0)  # epoch, batches of it that are done
+        self._was_stock = False
         if arguments.gradient_checkpointing:
             keep_no_activations(self.base)
 
@@ -108,7 +109,8 @@ class BaseTransformer(pl.LightningModule):
         if not self.trainer.training:
             return batch
         found: dict[str, Any] = {"positions": target_positions(self.targets(batch)), "padded": holds_padding(batch)}
-        if can_unpad(self.base) and (real := real_tokens(batch["attention_mask"])) is not None:
+        mask = batch.get("attention_mask")
+        if mask is not None and can_unpad(self.base) and (real := real_tokens(mask)) is not None:
             found["real_tokens"] = real
         return {**batch, **found}
 
@@ -197,6 +199,14 @@ class BaseTransformer(pl.LightningModule):
         order.start_batch = done if done < len(order) else 0
         return order
 
+    def setup(self, stage: str) -> None:
+        """A fit begins at its first batch; where it is given a checkpoint, that is loaded next."""
+        if stage == "fit":
+            self._resumed, self.examples_seen = (0, 0), 0
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [OnException(self.on_fit_end)]
+
     def on_fit_start(self) -> None:
         """Switch on dropout (a loaded base comes in eval mode, Lightning leaves it there) and the fast attention."""
         self.train()
@@ -208,9 +218,12 @@ class BaseTransformer(pl.LightningModule):
         """Give a base that came with stock attention its own back."""
         if self._was_stock:
             disable_prefix(self.base)
+        self._was_stock = False
 
     def on_train_epoch_start(self) -> None:
-        batch_order(self.trainer.train_dataloader).set_epoch(self.current_epoch)
+        order = batch_order(self.trainer.train_dataloader)
+        if order is not None:
+            order.set_epoch(self.current_epoch)
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Draw this step's randomness from (seed, epoch, batch, rank) alone."""
@@ -303,5 +316,9 @@ def decoder_inputs(base: Any, labels: Tensor) -> Tensor:
 
 
 def batch_order(loader: Any) -> Any:
-    """The sampler that orders whole batches: a batch sampler, or the sampler where an item is a batch."""
-    return loader.sampler if loader.batch_size is None and loader.batch_sampler is None else loader.batch_sampler
+    """The project's sampler that orders whole batches: a batch sampler, or the sampler where an item is a batch.
+
+    None for what else a user's own Trainer may be given; Lightning sets the epoch of torch's DistributedSampler.
+    """
+    samplers = (getattr(loader, name, None) for name in ("batch_sampler", "sampler"))
+    return next((order for order in samplers if hasattr(order, "start_batch")), None)

@@ -10,11 +10,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from small_runs import FLAGS, flags, write_base, write_data, write_gpt2_base
+from torch.utils.data import DataLoader
 
 from gpt2.run_language_modeling import GPT2
 from seq2seq.finetune import BART, chosen_task, load_split
 from seq2seq.loading import load_base
 from seq2seq.parsing import parse
+from seq2seq.prefix_attention import attention_can_change
 from seq2seq.utils import UserError
 
 FAMILIES = {"bart": (BART, "train_bart.py"), "gpt2": (GPT2, "train_e2e.py")}
@@ -30,8 +32,10 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path
 
 
 @pytest.fixture
-def module(place: Path) -> Any:
-    def make(family: str, mode: str = "prefixtune", **options: Any) -> Any:
+def parts(place: Path) -> Any:
+    """A module's class and its arguments."""
+
+    def make(family: str, mode: str = "prefixtune", **options: Any) -> tuple[Any, dict[str, Any]]:
         kind, program = FAMILIES[family]
         where = {"model_name_or_path": place / family, "data_dir": place / "data", "cache_dir": place / "cache"}
         ours = {
@@ -43,7 +47,17 @@ def module(place: Path) -> Any:
         torch.manual_seed(0)
         model, tokenizer = load_base(arguments, task, kind)
         form = kind.form(arguments, tokenizer)
-        return kind.module_for(mode, task.kind)(arguments, model, tokenizer, form, task, train, val)
+        options = {"arguments": arguments, "model": model, "tokenizer": tokenizer, "form": form, "task": task}
+        return kind.module_for(mode, task.kind), {**options, "train": train, "val": val}
+
+    return make
+
+
+@pytest.fixture
+def module(parts: Any) -> Any:
+    def make(*args: Any, **options: Any) -> Any:
+        kind, arguments = parts(*args, **options)
+        return kind(**arguments)
 
     return make
 
@@ -84,6 +98,53 @@ def test_an_epoch_that_a_limit_ends_is_resumed_behind_it(module: Any, family: st
     assert (later.global_step, again) == (6, seen[3:])
     for name, weight in trained(whole).items():
         assert torch.equal(weight, trained(resumed)[name])
+
+
+@pytest.mark.parametrize("how", ["loaded", "validated", "fitted"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fit_without_a_checkpoint_begins_at_the_first_batch(
+    module: Any, parts: Any, family: str, how: str, tmp_path: Path
+) -> None:
+    keep = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=1, filename="{step}")
+    whole = module(family)
+    seen = batches_of(whole)
+    trainer(max_epochs=1, limit_val_batches=0, enable_checkpointing=True, callbacks=[keep]).fit(whole)
+    path = tmp_path / "step=2.ckpt"
+    assert len(seen) > 2 and path.is_file()
+    if how == "loaded":
+        kind, arguments = parts(family)
+        tuned = kind.load_from_checkpoint(path, weights_only=False, **arguments)
+    else:
+        tuned = module(family)
+        method = {"validated": "validate", "fitted": "fit"}[how]
+        getattr(trainer(max_epochs=1), method)(tuned, ckpt_path=path, weights_only=False)
+    again = batches_of(tuned)
+    trainer(max_epochs=1).fit(tuned)
+    assert again == seen and tuned.examples_seen == whole.examples_seen
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_loader_of_the_users_own_trains(module: Any, family: str) -> None:
+    tuned = module(family)
+    loader = DataLoader(tuned.train_tokens, batch_size=2, shuffle=True, collate_fn=tuned.form.collate)
+    own = trainer(limit_val_batches=0)
+    own.fit(tuned, loader)
+    assert own.global_step == 2 * len(loader)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_error_in_a_fit_leaves_a_base_its_own_attention(module: Any, family: str, error: Any) -> None:
+    class Fails(pl.Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            raise error("here")
+
+    tuned = module(family, "finetune")
+    with pytest.raises((error, SystemExit)):
+        trainer(callbacks=[Fails()]).fit(tuned)
+    assert attention_can_change(tuned.base)
+    trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0).fit(tuned)
+    assert attention_can_change(tuned.base)
 
 
 def test_overfitting_sees_the_same_batches_in_every_epoch(module: Any) -> None:
