@@ -7,6 +7,7 @@ repeats them.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ INPUTS = (
     *("model_name_or_path", "distill_from", "tokenizer_name_or_path", "embeddings_from", "prefix_model_path"),
     *("data_dir", "valid_file"),
 )
+SIGNS = {"model_name_or_path": "config.json"}  # by which a folder is an input, and not one that happens to be called so
 # What may differ when a run is resumed; anything else would be ignored, or would not be the same training.
 MAY_CHANGE = (
     *("epoch", "max_steps", "max_minutes", "val_every_steps", "save_every_steps", "early_stopping_patience"),
@@ -350,12 +352,23 @@ OF_THE_TASK = (
 def recipe_of(arguments: Arguments) -> dict[str, Any]:
     """What a run's config.yaml keeps: all that decides its result, not how this call was made.
 
-    Also the run whose prefix a training starts from; of a decoding, that it is one, and of which run.
+    Also the run whose prefix a training starts from; of a decoding, that it is one, and of which run. What it reads is
+    named as `located` does.
     """
     kept = {name: value for name, value in asdict(arguments).items() if name not in ABOUT_THE_CALL}
     if arguments.prefix_model_path:
         kept["prefix_model_path"] = arguments.prefix_model_path
-    return kept if arguments.do_train else {**kept, "do_train": False}
+    return located(kept if arguments.do_train else {**kept, "do_train": False})
+
+
+def located(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with the files and folders that a run reads by their whole path, so that it does from anywhere.
+
+    A name that is none of this machine's files stays: a model may be on the hub.
+    """
+    found = {name: Path(options[name]).expanduser() for name in INPUTS if isinstance(options.get(name), str)}
+    there = {name: os.path.abspath(path) for name, path in found.items() if (path / SIGNS.get(name, "")).exists()}
+    return {**options, **there}
 
 
 def inputs_of(arguments: Arguments) -> dict[str, str | None]:

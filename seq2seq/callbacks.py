@@ -206,6 +206,7 @@ class MetricsCsv(Callback):
     Columns: `step`, `epoch` (from 1), `train_loss` (mean over the step's batches), `learning_rate` (that the step
     used), `examples_per_second` (training alone), `seconds` (since the first start, validation included, pauses
     between resumes left out), and every `val_*` value in the row of the step at which the validation ended.
+    Raises UserError behind the row of a loss that is not finite: what is trained is lost.
     """
 
     COLUMNS = ("step", "epoch", "train_loss", "learning_rate", "examples_per_second", "seconds")
@@ -257,6 +258,11 @@ class MetricsCsv(Callback):
         self._counted = (self._meter.examples, self._meter.seconds)
         if trainer.is_global_zero:
             self._put({name: f"{value:.8g}" for name, value in row.items()})
+        if not math.isfinite(row["train_loss"]):
+            raise UserError(
+                f"the loss is {row['train_loss']} at step {trainer.global_step}: the training has diverged; start "
+                f"again with a learning rate below {self._learning_rate:.2g} or more --warmup_steps"
+            )
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
@@ -326,6 +332,8 @@ class Checkpoints(Checkpoint):
         self.best_score: float | None = None
         self.best_step: int | None = None
         self._saved_step = -1
+        self._note = ""  # to be said if there is anything left to train
+        self._was_measured = False
 
     def state_dict(self) -> dict[str, Any]:
         best = {"score": self.best_score, "step": self.best_step}
@@ -337,7 +345,7 @@ class Checkpoints(Checkpoint):
         was = {"best by": state_dict["monitor"], **state_dict.get("measured_by", self.measured_by)}
         changed = changes(was, {"best by": self.monitor, **self.measured_by})
         if changed or state_dict["mode"] != self.mode:
-            print(f"resuming: scores are no longer measured as before ({changed}); the best is chosen anew")
+            self._note = f"resuming: scores are no longer measured as before ({changed}); the best is chosen anew"
         else:
             self.best_score, self.best_step = state_dict["score"], state_dict["step"]
 
@@ -347,6 +355,9 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if self._note:
+            print(self._note)
+            self._note = ""
         step = trainer.global_step
         due = self.every_n_steps > 0 and step % self.every_n_steps == 0
         # A fit that stops within an epoch must not look like one that has ended it.
@@ -367,7 +378,7 @@ class Checkpoints(Checkpoint):
             self._save(trainer, self.last)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.monitor is not None and self.best_step is None and trainer.global_step:
+        if self.monitor is not None and self.best_step is None and self._was_measured:
             print(
                 f"no validation gave a finite {self.monitor}: the last weights are kept, not the best", file=sys.stderr
             )
@@ -377,6 +388,7 @@ class Checkpoints(Checkpoint):
             logged = ", ".join(sorted(_val_scores(trainer))) or "nothing"
             raise UserError(f"cannot keep the best checkpoint by {monitor}: validation gives {logged}; choose of these")
         score = float(trainer.callback_metrics[monitor])
+        self._was_measured = True
         sign = 1 if self.mode == "max" else -1
         if math.isfinite(score) and (self.best_score is None or sign * score > sign * self.best_score):
             self.best_score, self.best_step = score, trainer.global_step

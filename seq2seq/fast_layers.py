@@ -10,6 +10,7 @@ a second copy of the weights while it lasts.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,7 +67,9 @@ def fast_layers(model: nn.Module, rows: int | None = None) -> Iterator[None]:
     Args:
         rows: the most that are multiplied in a step: sources times beams. Few are multiplied in a form of their own.
     """
-    fused = {layer: gelu for layer, gelu in _linear_and_gelu(model) if is_free(gelu)}
+    pairs = list(_linear_and_gelu(model))
+    users = Counter(gelu for _, gelu in pairs)
+    fused = {layer: gelu for layer, gelu in pairs if is_free(gelu) and users[gelu] == 1}
     free = [layer for layer in model.modules() if is_free(layer)]
     fast = {layer: forward for layer in free if (forward := _faster(layer, fused.get(layer), rows)) is not None}
     for layer, gelu in fused.items():  # also one that took the place of another since its layer became fast

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Subset
 from transformers import AutoModelForSeq2SeqLM
 
 from seq2seq.adapters import AdapterTuning
-from seq2seq.arguments import PREFIX_MODES, Arguments, inputs_of, place_of, recipe_of
+from seq2seq.arguments import PREFIX_MODES, Arguments, inputs_of, located, place_of, recipe_of
 from seq2seq.data import LengthBuckets, TokenSet, check_room, tokenise
 from seq2seq.decoding import decode, generate_texts
 from seq2seq.lightning_base import BaseTransformer, PrefixTransformer
@@ -292,7 +292,7 @@ def say_what_is_replaced(run: Run, arguments: Arguments, split: str, elsewhere: 
 
     elsewhere: the flag that would put them in another place.
     """
-    now, own = recipe_of(arguments), run.read_config()
+    now, own = recipe_of(arguments), located(run.read_config())
     deciding = ["task", "data_dir", "max_source_length", *Search.__dataclass_fields__]
     deciding += ["n_test"] if split == "test" else []
     was = {name: own[name] for name in deciding if name in own}

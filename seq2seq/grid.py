@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from seq2seq.arguments import Arguments, recipe_of
+from seq2seq.arguments import Arguments, located, recipe_of
 from seq2seq.runs import Run
 from seq2seq.studies import GridRun
 from seq2seq.utils import UserError, write_atomically
@@ -54,7 +54,7 @@ def state_of(run: Run, arguments: Arguments) -> State:
     """How far the run of these arguments is in this directory. Raises UserError for a file that is broken."""
     if not run.config.is_file():
         return State("new")
-    old, new = run.read_config(), recipe_of(arguments)
+    old, new = located(run.read_config()), recipe_of(arguments)
     both = [name for name in new if name in old and name not in WITHOUT_EFFECT]
     if differences := {name: (old[name], new[name]) for name in both if old[name] != new[name]}:
         return State("other options", differences)

@@ -157,9 +157,14 @@ def _says_no(text: str) -> bool:
 
 
 def _words_give_the_length(flags: Mapping[str, str], recipe: Path | None) -> bool:
-    """Whether --lowdata_token is given here, its length is not, and the recipe's length was meant for another start."""
+    """Whether --lowdata_token is given here, its length is not, and the recipe's length was meant for another start.
+
+    It was in a recipe of `configs/` that starts from something else; in one of the user's own it is given.
+    """
     here = "lowdata_token" in flags and "preseqlen" not in flags
-    return here and not (recipe and recipe.is_file() and read_options(recipe).get("lowdata_token"))
+    if not here or not recipe or not recipe.is_file():
+        return here
+    return recipe.resolve().parent == CONFIGS and not read_options(recipe).get("lowdata_token")
 
 
 def _tell_of_a_prefixs_rate(arguments: Arguments, flags: Mapping[str, str], recipe: Path | None) -> None:

@@ -51,6 +51,7 @@ def positions_behind(
         positions = torch.arange(seen, seen + length, device=tokens.device).expand(batch, -1)
     start = live.start
     if isinstance(start, Tensor):
+        positions = positions.expand(batch, -1)
         start = start.repeat_interleave(len(positions) // len(start), dim=0)
     positions = positions + start
     if live.columns() + bound > position_table(model):  # the bound counts padding; only now wait for the device

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from seq2seq.arguments import MAY_CHANGE, Arguments, recipe_of
+from seq2seq.arguments import MAY_CHANGE, Arguments, located, recipe_of
 from seq2seq.runs import Run
 from seq2seq.utils import UserError, changes, one_line, resolve_precision
 
@@ -78,7 +77,7 @@ def read_checkpoint(path: Path, cure: str = "put --overwrite in place of --resum
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
+    except Exception as error:  # what unpickling damaged bytes raises is not bounded
         raise UserError(f"{path}: cannot be read ({one_line(error, 100)}); {cure}") from error
     missing = [name for name in KEYS if not isinstance(checkpoint, dict) or name not in checkpoint]
     if missing:
@@ -97,7 +96,7 @@ def _steps_left(checkpoint: dict[str, Any], arguments: Arguments) -> bool:
 
 
 def _refuse_other_validation(run: Run, arguments: Arguments, step: int) -> None:
-    old, new = run.read_config(), recipe_of(arguments)
+    old, new = located(run.read_config()), recipe_of(arguments)
     for name in OF_VALIDATION:
         if name in old and old[name] != new[name]:
             raise UserError(

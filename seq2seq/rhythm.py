@@ -1,5 +1,6 @@
 """When a training validates and when it stops, counted in whole optimiser steps."""
 
+import math
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -81,7 +82,8 @@ class StopOnScore(EarlyStopping):
     """Stop when `monitor` has not improved in `patience` validations; best score and count survive a resume.
 
     Beyond Lightning's: the patience asked for now holds, not the checkpoint's, and a run that has stopped for good
-    stays stopped when it is resumed. Both count no longer if they were measured by something else than `measured_by`.
+    stays stopped when it is resumed, also one that a score stopped which was not finite. Both count no longer if they
+    were measured by something else than `measured_by`.
     """
 
     def __init__(
@@ -102,6 +104,11 @@ class StopOnScore(EarlyStopping):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not changes(state_dict.get("measured_by", self.measured_by), self.measured_by):
             super().load_state_dict({**state_dict, "patience": self.patience})
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if not math.isfinite(trainer.callback_metrics.get(self.monitor, 0.0)):
+            self.wait_count = max(self.wait_count, self.patience, 1)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.should_stop = trainer.should_stop or self.wait_count >= max(1, self.patience)

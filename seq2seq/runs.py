@@ -28,6 +28,7 @@ from typing import Any
 
 import yaml
 
+from seq2seq.arguments import located
 from seq2seq.utils import UserError, lock, write_atomically
 
 KEPT_PREFIX = ("config.yaml", "prefix.safetensors", "prefix_config.json")
@@ -273,7 +274,7 @@ class Run:
 
     def refuse_other_config(self, config: Mapping[str, Any], may_change: Iterable[str]) -> None:
         """Raise UserError if the run was made with other options than `config`, those of `may_change` aside."""
-        old, new = self.read_config(), _plain(config, self.config.name)
+        old, new = located(self.read_config()), _plain(config, self.config.name)
         for name in sorted(old.keys() & new.keys() - set(may_change)):
             if old[name] != new[name]:
                 raise UserError(

@@ -315,3 +315,9 @@ def test_a_form_and_its_prefix_fit_together(form: Any) -> None:
     del batch["index"], prompts["index"], prompts["labels"]
     assert prefix(**batch).loss.isfinite()
     assert prefix.generate(**prompts, **SEARCH, pad_token_id=1).shape[0] == 2
+
+
+def test_a_source_that_holds_the_padding_token_is_seen_whole() -> None:
+    form = FORMS["infix"](word_tokenizer(WORDS, eos_token="<|endoftext|>"))  # the end pads
+    rows = [example("name <|endoftext|> Alba", "an inn ."), example("river", "Mill")]
+    assert form.collate(rows)["source_attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]

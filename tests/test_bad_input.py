@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import torch
 from conftest import contents
 from small_runs import flags, records, start, write_base
 
+from seq2seq.resuming import read_checkpoint
 from seq2seq.runs import Run
+from seq2seq.utils import UserError
 
 Options = dict[str, Any]
 
@@ -389,3 +392,11 @@ class TestRuns:
         torch.save(content, copied / f"checkpoints/{name}.ckpt")
         said = refuse(flags(**small, max_steps=2, output_dir=copied, resume="yes"))
         assert f"checkpoints/{name}.ckpt: is no checkpoint of a run (it lacks " in said
+
+    def test_whose_checkpoint_has_another_byte(self, copied):
+        path = copied / "checkpoints/last.ckpt"
+        whole = path.read_bytes()
+        for place in range(100, 1500, 7):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+            with suppress(UserError):
+                read_checkpoint(path)

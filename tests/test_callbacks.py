@@ -2,6 +2,7 @@
 
 import errno
 import io
+import math
 import time
 from pathlib import Path
 from unittest.mock import Mock
@@ -259,3 +260,25 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_nothing_half_written(tmp_
     with pytest.raises(OSError, match="No space"):
         keeper._save(trainer, keeper.last)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("last.ckpt", "kept")]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_training_behind_its_row(tmp_path, bad):
+    class Diverges(Line):
+        def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+            return super().training_step(batch, batch_idx) * (bad if self.global_step == 2 else 1.0)
+
+    keeper = Checkpoints(tmp_path, every_n_steps=1)
+    with pytest.raises(UserError, match=f"^the loss is {bad} at step 3: the training has diverged; "):
+        fit(Diverges(), [MetricsCsv(tmp_path / "metrics.csv"), keeper])
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.csv")] == ["1", "2", "3"]
+    assert torch.load(keeper.last, weights_only=True)["global_step"] == 2
+
+
+def test_a_resume_with_nothing_left_to_train_says_nothing_of_scores(tmp_path, capsys):
+    for by in (1, 2):
+        keeper = Checkpoints(tmp_path, 0, "val_rougeL", measured_by={"n_val": by})
+        resumed = keeper.last if by == 2 else None
+        fit(Line(scores=(20.0,)), [keeper], resumed, max_epochs=1)
+    said = capsys.readouterr()
+    assert "no longer measured" not in said.out and "no validation" not in said.err

@@ -15,7 +15,9 @@ import yaml
 from seq2seq.arguments import ABOUT_THE_CALL, CONFIGS, MAY_CHANGE, Arguments, PretrainArguments, recipe_of
 from seq2seq.effect import NOT_IN_PRETRAINING, OF_PRETRAINING, ONLY_IN
 from seq2seq.parsing import parse
+from seq2seq.runs import Run
 from seq2seq.tasks import TASKS, task_for
+from seq2seq.utils import UserError
 
 RECIPES = sorted(CONFIGS.glob("*.yaml"))
 NAMES = {field.name for field in fields(Arguments)}
@@ -148,6 +150,27 @@ class TestTheRecipeOfACall:
         assert arguments("--task", "e2e", *words, "--preseqlen", "7").preseqlen == 7
         (tmp_path / "mine.yaml").write_text("preseqlen: 7\nlowdata_token: a name\n")
         assert arguments(*words, "--config", str(tmp_path / "mine.yaml")).preseqlen == 7
+        (tmp_path / "mine.yaml").write_text("preseqlen: 7\n")
+        assert arguments(*words, "--config", str(tmp_path / "mine.yaml")).preseqlen == 7
+        assert arguments(*words, "--config", str(CONFIGS / "e2e.yaml")).preseqlen is None
+
+    def test_of_a_run_names_what_it_reads_by_the_whole_path(self, tmp_path, monkeypatch):
+        for folder in ("data", "base", "elsewhere", "gpt2"):
+            (tmp_path / folder).mkdir()
+        (tmp_path / "base/config.json").write_text("{}")
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        mine = arguments("--data_dir", "../data", "--model_name_or_path", "../base")
+        kept = recipe_of(mine)
+        assert (kept["data_dir"], kept["model_name_or_path"]) == (str(tmp_path / "data"), str(tmp_path / "base"))
+        run = Run(tmp_path / "run")
+        run.directory.mkdir()
+        run.write_config({**kept, "data_dir": "data"})  # as earlier versions did
+        monkeypatch.chdir(tmp_path)
+        run.refuse_other_config(recipe_of(arguments("--data_dir", "data", "--model_name_or_path", "base")), MAY_CHANGE)
+        hub = recipe_of(arguments("--data_dir", "data", "--model_name_or_path", "gpt2"))
+        assert hub["model_name_or_path"] == "gpt2"  # a folder that happens to be called so is no model
+        with pytest.raises(UserError, match="started with model_name_or_path .*base, not gpt2"):
+            run.refuse_other_config(hub, MAY_CHANGE)
 
     def test_gives_way_to_flags_wherever_they_stand(self, tmp_path):
         (tmp_path / "mine.yaml").write_text("preseqlen: 7\nmid_dim: 9\n")

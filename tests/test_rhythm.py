@@ -195,3 +195,36 @@ def test_the_learning_rates_are_those_of_transformers_schedules(warmup: int, tot
         assert 0.3 * share_of_rate(step, warmup, total) == schedule.get_last_lr()[0]
         optimizer.step()
         schedule.step()
+
+
+def test_a_training_that_ended_at_a_step_stays_ended_beside_early_stopping(tmp_path):
+    def run(resume: bool) -> tuple[int, list[int]]:
+        module = Line()
+        callbacks = [StopAtStep(7), StopOnScore("val_loss", 3, "min"), Checkpoints(tmp_path, 0)]
+        fit(module, callbacks, tmp_path / "last.ckpt" if resume else None)
+        return module.global_step, module.validations
+
+    assert run(False) == (7, [5, 7]) and run(True) == (7, [])
+
+
+def test_a_training_that_a_score_stopped_which_is_not_finite_stays_stopped(tmp_path):
+    def run(resume: bool) -> list[int]:
+        module = Line(scores=(20.0, float("nan"), 10.0, 10.0, 30.0))
+        callbacks = [StopOnScore("val_rougeL", patience=2), Checkpoints(tmp_path, 0)]
+        fit(module, callbacks, tmp_path / "last.ckpt" if resume else None, max_epochs=5)
+        return module.validations
+
+    assert run(False) == [5, 10] and run(True) == []
+
+
+def test_without_patience_the_first_validation_that_is_no_better_ends_it():
+    module = Line(scores=(20.0, 10.0, 30.0))
+    fit(module, [StopOnScore("val_rougeL", patience=0)])
+    assert module.validations == [5, 10]
+
+
+def test_a_checkpoint_that_does_not_say_what_measured_it_counts():
+    stop = StopOnScore("val_rougeL", 2, measured_by={"n_val": 2})
+    state = {name: value for name, value in stop.state_dict().items() if name != "measured_by"}
+    stop.load_state_dict({**state, "wait_count": 1})
+    assert stop.wait_count == 1

@@ -105,6 +105,18 @@ class TestLoss:
         assert [len(row) for row in rows] == [3, 5]
         assert loss == pytest.approx(math.fsum(sum(rows, [])) / 8, rel=1e-5)
 
+    @pytest.mark.parametrize(("objective", "divisor"), [(0, 8), (1, 2)])
+    def test_label_smoothing_is_in_both_objectives(self, small_gpt2, objective, divisor):
+        module = self.make(small_gpt2, objective)
+        module.model.eval()
+        batch = self.batch(module)
+        with torch.no_grad():
+            logits = module.model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+        wanted = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum", label_smoothing=0.1
+        )
+        assert module.loss(batch, label_smoothing=0.1).item() == pytest.approx(wanted.item() / divisor, rel=1e-5)
+
     def test_objective_1_is_the_mean_over_rows_of_row_sums(self, small_gpt2):
         module = self.make(small_gpt2, 1)
         rows = self.by_hand(module)
