@@ -59,9 +59,9 @@ def generate(options: GenerationArguments) -> None:
     output, what = output_file(options, run), options.input or options.split or "test"
     if output is not None:
         refuse_unwritable(output.parent, "--output" if options.output else "--run")
+    model, tokenizer = load_run(run, arguments, task, family)
     if options.run and not options.output and not options.input:
         say_what_is_replaced(run, arguments, what, "--output")
-    model, tokenizer = load_run(run, arguments, task, family)
     model.eval()
     form = family.form(arguments, tokenizer)
     if records is None:

@@ -278,12 +278,13 @@ def evaluate_run(arguments: Arguments, family: Family) -> None:
         Run.check(output_dir, overwrite=arguments.overwrite, inputs=inputs_of(arguments))
     else:
         refuse_unwritable(output_dir, "--prefix_model_path")
-        say_what_is_replaced(directory, arguments, "test", "--output_dir")
     records = load_split(task, arguments, "test")
     model, tokenizer = load_run(directory, arguments, task, family)
     if elsewhere:
         directory = Run.create(output_dir, overwrite=arguments.overwrite)
         directory.write_config(recipe_of(arguments))
+    else:
+        say_what_is_replaced(directory, arguments, "test", "--output_dir")
     evaluate(model, family.form(arguments, tokenizer), task, records, directory, arguments, family)
 
 

@@ -135,7 +135,8 @@ def _ends(values: Any) -> Sequence[Any]:
 def run_search(search: Search, place: Path, launch: Launch) -> list[dict[str, Any]]:
     """Do the trials that are left, each in place/trial<N>; returns all trials, the best first.
 
-    A trial that was interrupted goes on in its directory. Raises UserError for another search's directory, for one
+    A trial that was interrupted goes on in its directory; one that failed before its first step, say for want of data,
+    is tried again. Raises UserError for another search's directory, for one
     that cannot be made or read, and where another process searches in it.
     """
     try:
@@ -167,7 +168,7 @@ def run_search(search: Search, place: Path, launch: Launch) -> list[dict[str, An
 
 
 def _open(search: Search, place: Path) -> optuna.Study:
-    """The search's Optuna study, new or as an earlier call left it; its interrupted trials are put up again."""
+    """The search's Optuna study, new or as an earlier call left it; trials that did not train are put up again."""
     import optuna
 
     storage = f"sqlite:///{place / 'optuna.db'}"
@@ -186,15 +187,16 @@ def _open(search: Search, place: Path) -> optuna.Study:
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     trials = study.trials
-    taken = {_run_name(trial) for trial in trials if not _was_interrupted(trial)}
-    for name, trial in {_run_name(trial): trial for trial in trials if _was_interrupted(trial)}.items():
+    taken = {_run_name(trial) for trial in trials if not _is_open(trial)}
+    for name, trial in {_run_name(trial): trial for trial in trials if _is_open(trial)}.items():
         if name not in taken:
             study.enqueue_trial(trial.params, user_attrs={"run": name})
     return study
 
 
-def _was_interrupted(trial: Any) -> bool:
-    return trial.state.name == "FAIL" and "error" not in trial.user_attrs
+def _is_open(trial: Any) -> bool:
+    """Whether it was interrupted, or failed before its first step."""
+    return trial.state.name == "FAIL" and not trial.user_attrs.get("trained", False)
 
 
 def _run_name(trial: Any) -> str:
@@ -202,8 +204,8 @@ def _run_name(trial: Any) -> str:
 
 
 def _ended(study: optuna.Study) -> list[Any]:
-    """The trials that count: finished ones, and those whose run failed."""
-    return [trial for trial in study.trials if trial.state.name == "COMPLETE" or "error" in trial.user_attrs]
+    """The trials that count: finished ones, and those whose training failed."""
+    return [trial for trial in study.trials if trial.state.name == "COMPLETE" or trial.user_attrs.get("trained", False)]
 
 
 def _objective(search: Search, place: Path, launch: Launch, progress: GridProgress) -> Any:
@@ -221,6 +223,7 @@ def _objective(search: Search, place: Path, launch: Launch, progress: GridProgre
         progress.end(name, error or f"validation {search.metric} {score:.2f} ({shown})", error)
         if score is None:
             trial.set_user_attr("error", error)
+            trial.set_user_attr("trained", bool(read_rows(directory.metrics_csv)))
             raise TrialFailed(error)
         return score
 
@@ -251,10 +254,11 @@ def _number(text: str) -> float:
 def write_results(search: Search, study: optuna.Study, place: Path) -> list[dict[str, Any]]:
     """Write trials.csv, trials.md and best.yaml; returns the trials, the best first, failed ones last."""
     sign = 1 if search.metric in LOWER_IS_BETTER else -1
+    last = {_run_name(t): t for t in study.trials if t.state.name == "COMPLETE" or "error" in t.user_attrs}
     score = f"validation {search.metric}"
     trials = [
         {"run": _run_name(trial), **trial.params, score: trial.value, "error": trial.user_attrs.get("error", "")}
-        for trial in sorted(_ended(study), key=lambda t: (t.value is None, sign * (t.value or 0.0)))
+        for trial in sorted(last.values(), key=lambda t: (t.value is None, sign * (t.value or 0.0)))
     ]
     columns = ["run", *search.space, score, "error"]
     text = io.StringIO()

@@ -128,6 +128,26 @@ class TestTheSearch:
         assert "trial1: failed: error: too long" in capsys.readouterr().out
         assert "| trial1 | " in (place / "trials.md").read_text().splitlines()[-1]
 
+    def test_tries_a_trial_again_that_failed_before_its_first_step(self, file_of, tmp_path):
+        search, place, calls = search_of(file_of(trials=3)), tmp_path / "runs", []
+        failed = run_search(search, place, once("error: no such directory", 2, calls))[-1]
+        trials = run_search(search, place, once(Killed(), 9, calls))
+        assert len(calls) == 4 and failed["run"] == "trial1" and not any(trial["error"] for trial in trials)
+        assert sorted(trial["run"] for trial in trials) == ["trial0", "trial1", "trial2"]
+        again = next(trial for trial in trials if trial["run"] == "trial1")
+        assert [again[name] for name in SPACE] == [failed[name] for name in SPACE]
+        assert run_search(search, place, once(Killed(), 1, [])) == trials
+
+    def test_tries_none_again_whose_training_failed(self, file_of, tmp_path):
+        def launch(argv: list[str], log: IO[str]) -> str:
+            Run(argv[argv.index("--output_dir") + 1]).metrics_csv.write_text("step,train_loss\n1,nan\n")
+            return "error: the loss is nan at step 1"
+
+        search = search_of(file_of(trials=2))
+        trials = run_search(search, tmp_path / "runs", launch)
+        assert [trial["error"] for trial in trials] == ["error: the loss is nan at step 1"] * 2
+        assert run_search(search, tmp_path / "runs", once(Killed(), 1, [])) == trials
+
     @pytest.mark.parametrize("scores", [[], ["nan"], ["", "inf", "-"]])
     def test_counts_a_trial_without_a_score_as_failed(self, file_of, tmp_path, scores):
         def launch(argv: list[str], log: IO[str]) -> str:
