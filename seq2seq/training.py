@@ -101,7 +101,7 @@ def check_tools(arguments: Arguments) -> None:
 
 
 def check_rhythm(module: BaseTransformer, arguments: Arguments) -> None:
-    """Raise UserError for a --val_every_steps that the epochs never reach, and say so of --max_steps."""
+    """Raise UserError for a --val_every_steps that the epochs never reach; say so of --max_steps and --warmup_steps."""
     steps = math.ceil(module.batches_an_epoch / arguments.gradient_accumulation_steps) * arguments.epoch
     if arguments.val_every_steps and arguments.val_every_steps > steps:
         raise UserError(
@@ -112,6 +112,14 @@ def check_rhythm(module: BaseTransformer, arguments: Arguments) -> None:
         print(
             f"--max_steps {arguments.max_steps}: --epoch {arguments.epoch} ends the training after {steps} steps; give "
             "more epochs for more",
+            file=sys.stderr,
+        )
+    made = min(steps, arguments.max_steps) if arguments.max_steps > 0 else steps
+    if arguments.warmup_steps >= made:
+        reached = arguments.learning_rate * (made - 1) / arguments.warmup_steps
+        print(
+            f"--warmup_steps {arguments.warmup_steps}: the training has {made} steps, in which the learning rate gets "
+            f"to {reached:.2g} of {arguments.learning_rate:g}; give fewer, or more epochs",
             file=sys.stderr,
         )
 

@@ -91,12 +91,24 @@ def command(main: Callable[[], None], interrupted: str = "interrupted") -> int:
         if _is_interruption(error):
             print(interrupted, file=sys.stderr)
             return 130
+        if _is_out_of_memory(error):
+            print(
+                f"error: not enough memory ({one_line(error, 100)}); take fewer examples at once (--bsz, --eval_bsz), "
+                "fewer --num_beams, a smaller base or prefix, or --gradient_checkpointing",
+                file=sys.stderr,
+            )
+            return 2
         # of libraries that write files in another language, and say it in words alone
         if os.strerror(errno.ENOSPC) not in str(error):
             raise
         print(f"error: {one_line(error)}; make room, then go on or start again", file=sys.stderr)
         return 2
     return 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, torch on a CPU, or torch on another device got no memory."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error)
 
 
 def _is_interruption(error: BaseException | None) -> bool:

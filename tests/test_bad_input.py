@@ -200,6 +200,15 @@ class TestData:
         start(**{**small, "n_val": 0, "epoch": 1}, max_steps=99, output_dir=tmp_path / "run")
         assert "--max_steps 99: --epoch 1 ends the training after 5 steps; give more epochs" in capsys.readouterr().err
 
+    @pytest.mark.parametrize(
+        ("warmup", "said"), [(5, "has 5 steps, in which the learning rate gets to 0.008 of 0.01"), (4, "")]
+    )
+    def test_with_fewer_steps_than_the_warm_up(self, small, tmp_path, capsys, warmup, said):
+        options = {**small, "n_val": 0, "epoch": 1, "learning_rate": 0.01}
+        start(**{**options, "warmup_steps": warmup}, output_dir=tmp_path / "run")
+        printed = capsys.readouterr().err
+        assert (f"--warmup_steps {warmup}: the training {said}; give fewer" in printed) if said else not printed
+
     @pytest.mark.parametrize("limit", ["max_source_length", "val_max_target_length", "test_max_target_length"])
     def test_that_does_not_fit_between_the_special_tokens(self, small, refuse, tmp_path, limit):
         said = refuse(flags(**{**small, limit: 2, "output_dir": tmp_path / "run"}))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from seq2seq.runs import Run
 from seq2seq.utils import UserError, command
@@ -51,6 +52,22 @@ def test_a_full_disk_that_a_library_has_no_class_for(capsys: pytest.CaptureFixtu
     )
     with pytest.raises(Exception, match="no device"):
         raising(Exception("no device"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+        ),
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+)
+def test_too_little_memory(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert raising(error) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: not enough memory (") and "--bsz" in said and said.count("\n") == 1
 
 
 def test_other_errors_of_the_system_are_not_hidden() -> None:

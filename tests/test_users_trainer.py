@@ -174,6 +174,8 @@ def test_averaged_weights_are_resumed(module: Any, mode: str, tmp_path: Path) ->
     fit(resumed, ckpt_path=first, weights_only=False)
     for name, weight in trained(whole).items():
         assert torch.equal(weight, trained(resumed)[name])
+    base = dict(module("bart", mode).base.named_parameters())
+    assert all(torch.equal(weight, base[name]) for name, weight in whole.base.named_parameters())
 
 
 def test_gradients_are_clipped_by_value_where_asked(module: Any) -> None:
