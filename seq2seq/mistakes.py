@@ -39,7 +39,7 @@ def wrong_kind(error: Exception, kind: type, flags: Collection[str], recipe: Pat
     if not found or found[1] not in hints:
         return None
     name = found[1]
-    value = re.split(r"(?:Got|Given) value: ", text)[-1]
+    value = re.split(r"(?:Got|Given) value:\s?", text)[-1] or "nothing"
     of_recipe = recipe is not None and name not in flags
     where = f"{recipe}:{_line_of(name, recipe)}: {name}" if of_recipe and recipe else f"--{name}"
     return f"{where} {value}: must be {in_words(hints[name])}; see --help"

@@ -115,7 +115,8 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         sites = (sites,) if isinstance(sites, str) else sites
         unknown = [name for name in sites or () if name not in list(available)]
         if unknown or sites is not None and not sites:
-            raise UserError(f"sites {list(sites or ())}: {type(model).__name__} has {', '.join(available)}")
+            has = f"{type(model).__name__} has {', '.join(available)}"
+            raise UserError(f"sites {list(sites or ())}: {has}; give some of these, or null for all")
         is_decoder = not model.config.is_encoder_decoder
         if infix and not is_decoder:
             raise UserError("infix: an encoder-decoder reads its source in the encoder; an infix is for decoders")

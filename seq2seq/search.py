@@ -136,8 +136,8 @@ def run_search(search: Search, place: Path, launch: Launch) -> list[dict[str, An
     """Do the trials that are left, each in place/trial<N>; returns all trials, the best first.
 
     A trial that was interrupted goes on in its directory; one that failed before its first step, say for want of data,
-    is tried again. Raises UserError for another search's directory, for one
-    that cannot be made or read, and where another process searches in it.
+    is tried again. Raises UserError for another search's directory, for one that cannot be made or read, and where
+    another process searches in it.
     """
     try:
         import optuna

@@ -48,6 +48,7 @@ class TestFlags:
             (["--task", ""], "--task: is empty; give a value, or leave it out"),
             (["--output_dir", ""], "--output_dir: is empty; give a value, or leave it out"),
             (["--max_steps", "0"], "--max_steps 0: trains nothing"),
+            (["--sites"], "--sites nothing: must be a list [x, …], each one of encoder, decoder, cross or null"),
             (["--learning_rate", "-1"], "--learning_rate -1.0: must be above 0"),
             (["--prefix_dropout", "1"], "--prefix_dropout 1.0: is a share, at least 0 and below 1"),
             (["--learning_rate", ".inf"], "--learning_rate inf: must be a finite number"),
