@@ -45,6 +45,18 @@ def wrong_kind(error: Exception, kind: type, flags: Collection[str], recipe: Pat
     return f"{where} {value}: must be {in_words(hints[name])}; see --help"
 
 
+def in_the_recipe(mistake: str, flags: Collection[str], recipe: Path | None) -> str:
+    """A mistake that begins with an option's flag, with the recipe's line in its place where that has the value."""
+    found = re.match(r"--(\w+)", mistake)
+    if recipe is None or not found or found[1] in flags or not _lines_of(found[1], recipe):
+        return mistake
+    return f"{recipe}:{_line_of(found[1], recipe)}: {mistake[2:]}"
+
+
 def _line_of(name: str, recipe: Path) -> int:
-    lines = recipe.read_text(encoding="utf-8").splitlines()
-    return next((number for number, line in enumerate(lines, 1) if re.match(rf"[\"']?{name}[\"']?\s*:", line)), 1)
+    return next(iter(_lines_of(name, recipe)), 1)
+
+
+def _lines_of(name: str, recipe: Path) -> list[int]:
+    lines = recipe.read_text(encoding="utf-8").splitlines() if recipe.is_file() else []
+    return [number for number, line in enumerate(lines, 1) if re.match(rf"[\"']?{name}[\"']?\s*:", line)]

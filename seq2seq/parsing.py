@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from seq2seq.arguments import CONFIGS, OF_THE_TASK, Arguments
 from seq2seq.effect import IN_DECODING, refuse_in_decoding, refuse_without_effect
-from seq2seq.mistakes import wrong_kind
+from seq2seq.mistakes import in_the_recipe, wrong_kind
 from seq2seq.runs import read_options
 from seq2seq.utils import UserError, one_line
 
@@ -116,10 +116,13 @@ def reader(
             wrong = wrong_kind(error, kind, flags_of(argv), recipe)
             raise UserError(wrong or f"{program}: {one_line(error)}; see --help") from None
         values = {name: value for name, value in vars(parsed).items() if name in names}
-        for field in fields(kind):  # type: ignore[arg-type]
-            if values[field.name] is None and "None" not in str(field.type):
-                raise UserError(f"--{field.name}: is null; give a value, or leave it out")
-        options = kind(**values)
+        try:
+            for field in fields(kind):  # type: ignore[arg-type]
+                if values[field.name] is None and "None" not in str(field.type):
+                    raise UserError(f"--{field.name}: is null; give a value, or leave it out")
+            options = kind(**values)
+        except UserError as error:
+            raise UserError(in_the_recipe(str(error), flags_of(argv), recipe)) from None
         return _of_the_program(options, program) if isinstance(options, Arguments) else options  # type: ignore[return-value]
 
     return read

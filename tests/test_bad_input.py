@@ -127,6 +127,8 @@ class TestFlags:
         [
             ("preseqlenn: 5\n", "preseqlenn"),
             ("bsz: 4\npreseqlen: five\n", "recipe.yaml:2: preseqlen five: must be a whole number or null; see --help"),
+            ("seed: 1\nbsz: 0\n", "recipe.yaml:2: bsz 0: must be at least 1"),
+            ("bsz: null\n", "recipe.yaml:1: bsz: is null; give a value, or leave it out"),
             ("sites: encoder cross\n", "recipe.yaml:1: sites encoder cross: must be a list [x, …], each one of "),
             ("base_config: 3\n", "recipe.yaml:1: base_config 3: must be a mapping {x: y, …}; see --help"),
             ("learning_rate: [1]\n", "recipe.yaml:1: learning_rate [1]: must be a number; see --help"),
@@ -135,7 +137,6 @@ class TestFlags:
             ("- preseqlen\n", "recipe.yaml"),
             ("bsz: 5\nseed: 1\nbsz: 7\n", "recipe.yaml:3: broken YAML (bsz stands there twice); correct the line"),
             ("? [bsz]\n: 1\n? [bsz]\n: 1\n", "recipe.yaml:1: broken YAML"),
-            ("bsz: null\n", "--bsz: is null; give a value, or leave it out"),
         ],
     )
     def test_in_a_recipe_that_are_wrong(self, refuse, tmp_path, text, says):
