@@ -6,7 +6,8 @@
                                  └────────────────────────┘
 
 The adapters are forward hooks on the stock model; `detach` takes them off. In a forward or a generation of theirs no
-others act, whatever other threads do with the same base.
+others act, though other threads generate with the same base; what calls the base within it, such as a logits processor,
+has them too.
 
 Shapes: x is (B, T, width).
 """
@@ -230,15 +231,22 @@ class _Behind:
         call: of `_in_place`, in which alone it acts; None = it acts outside of all those.
     """
 
+    reads_outputs_alone = True  # so that what its module computes may come about in another way
+
     def __init__(self, owner: AdapterTuning, adapter: nn.Module, call: object | None) -> None:
         self.owner, self.adapter, self.call = owner, adapter, call
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        if not torch.compiler.is_compiling() and _call.get() is not self.call:
+        if not self._acts():
             return output
         if isinstance(output, tuple):
             return (self.adapter(output[0]), *output[1:])
         return self.adapter(output)
+
+    def _acts(self) -> bool:
+        if torch.compiler.is_compiling():  # which reads no ContextVar; one set acts, the attached one if there is one
+            return self.call is None or not self.owner._hooks
+        return _call.get() is self.call
 
 
 def _stacks(model: PreTrainedModel) -> dict[str, tuple[list[nn.Module], int]]:

@@ -23,7 +23,7 @@ INPUTS = (
     *("model_name_or_path", "distill_from", "tokenizer_name_or_path", "embeddings_from", "prefix_model_path"),
     *("data_dir", "valid_file"),
 )
-SIGNS = {"model_name_or_path": "config.json"}  # by which a folder is an input, and not one that happens to be called so
+MAY_BE_ON_THE_HUB = ("model_name_or_path", "distill_from", "tokenizer_name_or_path", "embeddings_from")
 # What may differ when a run is resumed; anything else would be ignored, or would not be the same training.
 MAY_CHANGE = (
     *("epoch", "max_steps", "max_minutes", "val_every_steps", "save_every_steps", "early_stopping_patience"),
@@ -366,9 +366,12 @@ def located(options: dict[str, Any]) -> dict[str, Any]:
 
     A name that is none of this machine's files stays: a model may be on the hub.
     """
-    found = {name: Path(options[name]).expanduser() for name in INPUTS if isinstance(options.get(name), str)}
-    there = {name: os.path.abspath(path) for name, path in found.items() if (path / SIGNS.get(name, "")).exists()}
-    return {**options, **there}
+    given = {name: Path(options[name]).expanduser() for name in INPUTS if options.get(name)}
+    there = {name: path for name, path in given.items() if path.exists()}
+    for name in there.keys() & set(MAY_BE_ON_THE_HUB):
+        if there[name].is_dir() and not any(there[name].glob("*.json")):  # a folder that happens to be called so
+            del there[name]
+    return {**options, **{name: os.path.abspath(path) for name, path in there.items()}}
 
 
 def inputs_of(arguments: Arguments) -> dict[str, str | None]:

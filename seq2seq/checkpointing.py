@@ -113,7 +113,7 @@ def _checkpoint(
 
     def replayed(*inputs: Any) -> Any:
         lean = nullcontext() if torch.compiler.is_compiling() else LeanDropout()
-        with in_place(), mlp_by_rows(layer), lean:
+        with in_place(), lean, mlp_by_rows(layer):
             return forward(*inputs)
 
     layer.training = mode  # what the layer's own forward sees, now and in the backward's replay

@@ -107,6 +107,8 @@ class StopOnScore(EarlyStopping):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
         if not math.isfinite(trainer.callback_metrics.get(self.monitor, 0.0)):
             self.wait_count = max(self.wait_count, self.patience, 1)
 

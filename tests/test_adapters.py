@@ -126,6 +126,17 @@ def test_a_generation_keeps_its_adapters_whatever_is_called_meanwhile(family: st
     assert not first.model._forward_hooks and first._attached() is None
 
 
+@pytest.mark.parametrize("attached", [True, False])
+def test_in_a_compiled_base_they_act_once(attached: bool) -> None:
+    adapters, inputs = adapted("gpt2", 2), tiny.batch("gpt2")
+    expected = adapters(**inputs).logits
+    if not attached:
+        adapters.detach()
+    stack: Any = adapters.model.base_model
+    stack.forward = torch.compile(stack.forward, backend="eager")
+    close(adapters(**inputs).logits, expected)
+
+
 @pytest.mark.parametrize("design", [1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_switches_that_change_nothing(family: str, design: int) -> None:

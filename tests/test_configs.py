@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from seq2seq.arguments import ABOUT_THE_CALL, CONFIGS, MAY_CHANGE, Arguments, PretrainArguments, recipe_of
+from seq2seq.arguments import ABOUT_THE_CALL, CONFIGS, MAY_CHANGE, Arguments, PretrainArguments, located, recipe_of
 from seq2seq.effect import NOT_IN_PRETRAINING, OF_PRETRAINING, ONLY_IN
 from seq2seq.parsing import parse
 from seq2seq.runs import Run
@@ -168,6 +168,8 @@ class TestTheRecipeOfACall:
         monkeypatch.chdir(tmp_path)
         run.refuse_other_config(recipe_of(arguments("--data_dir", "data", "--model_name_or_path", "base")), MAY_CHANGE)
         hub = recipe_of(arguments("--data_dir", "data", "--model_name_or_path", "gpt2"))
+        others = located({"distill_from": "gpt2", "tokenizer_name_or_path": "gpt2", "valid_file": "", "data_dir": None})
+        assert others == {"distill_from": "gpt2", "tokenizer_name_or_path": "gpt2", "valid_file": "", "data_dir": None}
         assert hub["model_name_or_path"] == "gpt2"  # a folder that happens to be called so is no model
         with pytest.raises(UserError, match="started with model_name_or_path .*base, not gpt2"):
             run.refuse_other_config(hub, MAY_CHANGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from typing import Any
 
 import pytest
@@ -86,7 +87,9 @@ def test_a_layer_in_eval_mode_drops_nothing_out() -> None:
         torch.testing.assert_close(ours, stock, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("change", ["trained", "hooked before", "hooked between", "replaced", "autocast", "other"])
+@pytest.mark.parametrize(
+    "change", ["trained", "hooked before", "hooked between", "hooked behind", "replaced", "autocast", "other"]
+)
 def test_others_stay_as_they_are(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "BLOCK", 2 * WIDTH)
     layer, largest, seen = mlp("bart", 0.3), Largest(), []
@@ -96,6 +99,8 @@ def test_others_stay_as_they_are(change: str, monkeypatch: pytest.MonkeyPatch) -
         layer.fc2.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[-1]))
     elif change == "hooked between":
         layer.activation_fn.register_forward_hook(lambda module, args, output: seen.append(output.shape[-1]))
+    elif change == "hooked behind":
+        layer.fc2.register_forward_hook(lambda module, args, output: seen.append(args[0].shape[-1]))
     elif change == "replaced":
         layer.fc1.forward = lambda states: seen.append(WIDTH) or nn.functional.linear(states, layer.fc1.weight)
     elif change == "other":
@@ -104,6 +109,43 @@ def test_others_stay_as_they_are(change: str, monkeypatch: pytest.MonkeyPatch) -
         outputs(layer, True, largest)
     assert largest.wide == ROWS * WIDTH and layer.activation_dropout == 0.3
     assert seen == ([] if change in ("trained", "autocast", "other") else [WIDTH])
+
+
+@pytest.mark.parametrize("part", ["fc1", "activation_fn", "fc2"])
+@pytest.mark.parametrize("kind", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_a_hook_on_a_gradient_sees_the_wide_one(part: str, kind: str) -> None:
+    layer, seen = mlp("bart"), []
+    getattr(getattr(layer, part), kind)(lambda module, *gradients: seen.append([g[0].shape[-1] for g in gradients]))
+    outputs(layer, True)
+    outputs(layer, False)
+    assert len(seen) == 2 and seen[0] == seen[1]
+
+
+def test_threads_that_share_a_layer_drop_out_by_themselves() -> None:
+    layer, expected = mlp("bart", 0.3), outputs(mlp("bart", 0.3), False)
+    first, second = contextvars.copy_context(), mlp_by_rows(layer)
+    first.run(second.__enter__)  # another thread is within it meanwhile
+    for ours, stock in zip(outputs(layer, True), expected, strict=True):
+        torch.testing.assert_close(ours, stock, atol=1e-12, rtol=0)
+    first.run(second.__exit__, None, None, None)
+
+
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+def test_gradients_of_gradients_are_the_stock_ones(family: str) -> None:
+    found = []
+    for checkpointed in (False, True):
+        prefix = PrefixTuning(tiny.base(family, "eager"), 3, mid_dim=0)  # eager attention alone has second ones
+        with torch.no_grad():
+            next(iter(prefix.prefix.parameters())).normal_(generator=torch.Generator().manual_seed(1))
+        if checkpointed:
+            prefix.activation_checkpointing_enable()
+        trained = [p for p in prefix.train().parameters() if p.requires_grad]
+        torch.manual_seed(3)
+        gradients = torch.autograd.grad(prefix(**tiny.batch(family)).loss, trained, create_graph=True)
+        torch.stack([(g**2).sum() for g in gradients]).sum().backward()
+        found.append([p.grad for p in trained])
+    for stock, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, stock, atol=1e-8, rtol=1e-8)
 
 
 @pytest.mark.parametrize("family", ["bart", "gpt2"])

@@ -1,7 +1,9 @@
 """When a training validates and stops, its learning rates, and that it goes on where it was killed or ended."""
 
+import math
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -215,6 +217,15 @@ def test_a_training_that_a_score_stopped_which_is_not_finite_stays_stopped(tmp_p
         return module.validations
 
     assert run(False) == [5, 10] and run(True) == []
+
+
+@pytest.mark.parametrize("before", ["sanity checking", "validating"])
+def test_a_score_outside_of_the_training_stops_nothing(before):
+    stop = StopOnScore("val_loss", patience=2, mode="min")
+    trainer = Mock(sanity_checking=before == "sanity checking", callback_metrics={"val_loss": torch.tensor(math.inf)})
+    trainer.state.fn = "fit" if before == "sanity checking" else "validate"
+    stop.on_validation_end(trainer, Mock())
+    assert stop.wait_count == 0
 
 
 def test_without_patience_the_first_validation_that_is_no_better_ends_it():
