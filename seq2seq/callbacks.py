@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar, Timer
+from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar, Timer, WeightAveraging
 from torch import Tensor
 
 from seq2seq.curves import read_rows
@@ -50,6 +50,30 @@ class OnException(Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.then()
+
+
+class FrozenWeights(Callback):
+    """Gives frozen weights their very numbers back behind a fit in which a callback averages them with the others.
+
+    An average of what does not change is rounded nevertheless.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[torch.nn.Parameter, Tensor] = {}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        frozen = [p for p in pl_module.parameters() if averages and not p.requires_grad]
+        self._kept = {parameter: parameter.detach().clone() for parameter in frozen}
+
+    @torch.no_grad()
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for parameter, value in self._kept.items():
+            parameter.copy_(value)
+        self._kept = {}
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.on_fit_end(trainer, pl_module)
 
 
 class _Meter:

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
 from seq2seq.arguments import Arguments
-from seq2seq.callbacks import OnException, total_steps
+from seq2seq.callbacks import FrozenWeights, OnException, total_steps
 from seq2seq.checkpointing import keep_no_activations
 from seq2seq.frozen_products import frozen_products
 from seq2seq.kept_files import describe_base
@@ -62,7 +61,6 @@ class BaseTransformer(pl.LightningModule):
         self.examples_seen = 0
         self._resumed: tuple[int, int] = (0, 0)  # epoch, batches of it that are done
         self._was_stock = False
-        self._frozen: dict[torch.nn.Parameter, Tensor] = {}
         if arguments.gradient_checkpointing:
             keep_no_activations(self.base)
 
@@ -207,7 +205,7 @@ class BaseTransformer(pl.LightningModule):
             self._resumed, self.examples_seen = (0, 0), 0
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [OnException(self.on_fit_end)]
+        return [OnException(self.on_fit_end), FrozenWeights()]
 
     def on_fit_start(self) -> None:
         """Switch on dropout (a loaded base comes in eval mode, Lightning leaves it there) and the fast attention."""
@@ -215,18 +213,9 @@ class BaseTransformer(pl.LightningModule):
         self._was_stock = attention_can_change(self.base)
         if self._was_stock:
             enable_prefix(self.base)
-        averaged = any(isinstance(callback, WeightAveraging) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        self._frozen = {p: p.detach().clone() for p in self.parameters() if not p.requires_grad} if averaged else {}
 
-    @torch.no_grad()
     def on_fit_end(self) -> None:
-        """Give a base that came with stock attention its own back, and one that was averaged its very weights.
-
-        An average of what does not change is rounded nevertheless.
-        """
-        for parameter, value in self._frozen.items():
-            parameter.copy_(value)
-        self._frozen = {}
+        """Give a base that came with stock attention its own back."""
         if self._was_stock:
             disable_prefix(self.base)
         self._was_stock = False
