@@ -28,7 +28,7 @@ GPT2 = Family(
     command="train_e2e.py",
     other_command="train_bart.py",
     module_for=module_for,
-    form=lambda arguments, tokenizer: FORMS[arguments.format_mode](tokenizer),
+    form=lambda arguments, tokenizer: FORMS[arguments.format_mode](tokenizer, arguments.source_prefix or ""),
     objective=CausalLanguageModelling,
 )
 

@@ -119,6 +119,8 @@ class DecodingArguments:
 class DataArguments:
     """Training data and validation's; a length left out is the task's own."""
 
+    source_prefix: str | None = None
+    """Text straight in front of every source, in training and decoding, as `"summarize: "` with its last blank."""
     max_target_length: int | None = None
     """Longest training target, tokens."""
     val_max_target_length: int | None = None

@@ -273,10 +273,10 @@ def _content_hash(
     # set by each call of the tokenizer, and no property of it
     for state in ("truncation", "padding"):
         backend.pop(state, None)
-    languages = [getattr(tokenizer, name, None) for name in ("src_lang", "tgt_lang")]
-    digest = hashlib.sha256(
-        json.dumps([CACHE_FORMAT, form.name, backend, languages, max_source_length, max_target_length, pairs]).encode()
-    )
+    own = [getattr(tokenizer, name, None) for name in ("src_lang", "tgt_lang", "truncation_side")]
+    how = [form.name, form.source_prefix, getattr(form, "eos", None), backend, own]
+    how += [max_source_length, max_target_length, pairs]
+    digest = hashlib.sha256(json.dumps([CACHE_FORMAT, *how]).encode())
     for record in records:
         digest.update(json.dumps([record.source, record.references]).encode())
     return digest.hexdigest()[:32]

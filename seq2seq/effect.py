@@ -36,7 +36,7 @@ NOT_IN_PRETRAINING = (
     *("bsz", "eval_bsz", "n_train", "n_val", "n_test", "lowdata", "lowdata_seed", "best_metric", "baselines"),
     *("max_source_length", "max_target_length", "val_max_target_length", "test_max_target_length", "eval_num_beams"),
     *("num_beams", "min_length", "max_length", "length_penalty", "no_repeat_ngram_size", "early_stopping"),
-    *("length_norm", "objective_mode"),
+    *("length_norm", "objective_mode", "source_prefix"),
 )
 # What changes something in --do_train no; all else is as the run that is decoded was trained.
 _GROUPS = (InputArguments, SearchArguments, DecodingArguments, MachineArguments)
@@ -62,6 +62,7 @@ NEEDS: dict[str, tuple[Callable[[Arguments], bool], str]] = {
     ),
     "deep": (lambda a: a.mid_dim > 0 or not a.deep, "without an MLP; give --mid_dim above 0"),
     "distill_weight": (lambda a: bool(a.distill_from), "without a teacher; give --distill_from"),
+    "source_prefix": (lambda a: a.format_mode != "nopeek", "where the source is hidden; take another --format_mode"),
     "lowdata_seed": (lambda a: bool(a.lowdata), "where nothing is drawn; give --lowdata"),
     **dict.fromkeys(
         ("length_penalty", "early_stopping", "length_norm"),

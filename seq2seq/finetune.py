@@ -167,7 +167,7 @@ BART = Family(
     command="train_bart.py",
     other_command="train_e2e.py",
     module_for=module_for,
-    form=lambda arguments, tokenizer: Seq2SeqForm(tokenizer),
+    form=lambda arguments, tokenizer: Seq2SeqForm(tokenizer, arguments.source_prefix or ""),
     objective=Denoising,
 )
 
@@ -330,7 +330,7 @@ def evaluate(
 
 def _plain_form(form: TextForm) -> TextForm:
     """The form for a base without a prefix: an infix's source goes with the infix alone."""
-    return CausalForm(form.tokenizer) if form.name == "infix" else form
+    return CausalForm(form.tokenizer, form.source_prefix) if form.name == "infix" else form
 
 
 def chosen_task(arguments: Arguments) -> Task:

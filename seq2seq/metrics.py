@@ -149,11 +149,14 @@ def _coco(names: Sequence[str], hypotheses: list[str], references: References) -
 def _answers(names: Sequence[str], hypotheses: list[str], references: References) -> Scored:
     """Exact match and token F1 of normalised answers, the best over the references (SQuAD 2.0's definition)."""
     measures = {"exact_match": lambda answer, truth: float(answer == truth), "f1": _token_f1}
+    answers = [_normalise(hypothesis) for hypothesis in hypotheses]
+    # a reference that is nothing but an article or punctuation counts only where a question has no other
+    truths = [[kept for text in record if (kept := _normalise(text))] or [[]] for record in references]
     scored = {}
     for name in names:
         best = [
-            max(measures[name](_normalise(hypothesis), _normalise(reference)) for reference in record)
-            for hypothesis, record in zip(hypotheses, references, strict=True)
+            max(measures[name](answer, truth) for truth in record)
+            for answer, record in zip(answers, truths, strict=True)
         ]
         scored[name] = (_mean_percent(best), f"squad-2.0|norm:case,punctuation,articles,blanks|refs:max|mean-{name}")
     return scored

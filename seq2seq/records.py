@@ -172,16 +172,18 @@ def _filled(records: Records, rows: Iterable[Row], where: str, task: Task) -> Re
     for row in rows:
         references = tuple(text for text in row.targets if text.strip())
         reason, count = row.skip or ("empty target" if row.source.strip() else "empty source"), 1
-        if row.source.strip() and references and not row.skip:
+        if row.source.strip() and not row.skip:
             records.items.append(Record(row.source, references, row.part))
-            reason, count = EMPTY_REFERENCE, len(row.targets) - len(references)
+            if references:
+                reason, count = EMPTY_REFERENCE, len(row.targets) - len(references)
         if count:
             records.skipped.setdefault(reason, []).extend([PurePath(row.place).name] * count)
+    if task.kind in ("table_to_text", "question_answering"):
+        records.items = _merged(records.items)
+    records.items = [record for record in records.items if record.references]
     if not records.items:
         account = "".join(f" ({line})" for line in records.report())
         raise UserError(f"{where}: no {records.split} record has a source and a target{account}; pass other data")
-    if task.kind in ("table_to_text", "question_answering"):
-        records.items = _merged(records.items)
     return records
 
 

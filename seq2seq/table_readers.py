@@ -168,7 +168,7 @@ def _field(record: Mapping[str, object], names: Sequence[str], place: str) -> ob
 
 
 def _triples(value: object, place: str) -> list[tuple[str, str, str]]:
-    """Triples given as lists of three, as `subject | property | object`, or as records of these names."""
+    """Triples as lists of three texts or numbers, as `subject | property | object`, or as records of these names."""
     if isinstance(value, Mapping):  # the hub: one list for each way of writing the triples, the first is used
         value = (value.get("mtriple_set") or [[]])[0]
     elif isinstance(value, list) and value and isinstance(value[0], Mapping) and "mtriple_set" in value[0]:
@@ -180,9 +180,9 @@ def _triples(value: object, place: str) -> list[tuple[str, str, str]]:
             parts = [part.strip() for part in triple.split(" | ")]
         elif isinstance(triple, Mapping):
             parts = [triple.get(name) for name in ("subject", "property", "object")]
-        if not isinstance(parts, list) or [type(part) for part in parts] != [str, str, str]:
+        if not isinstance(parts, list) or len(parts) != 3 or any(type(part) not in (str, int, float) for part in parts):
             raise UserError(f"{place}: {triple!r:.60} is no triple; write subject, property and object")
-        triples.append((parts[0], parts[1], parts[2]))
+        triples.append((str(parts[0]), str(parts[1]), str(parts[2])))
     return triples
 
 

@@ -43,23 +43,28 @@ class Batch(TypedDict):
 class Seq2SeqForm:
     """Encoder-decoders: source and target as the tokenizer itself frames them, padded on the right.
 
-    `pad_to_multiple_of` raises S and T to a multiple of so many tokens, which some accelerators need for speed.
+    `source_prefix` is text straight in front of every source. `pad_to_multiple_of` raises S and T to a multiple of so
+    many tokens, which some accelerators need for speed.
     Raises UserError for a tokenizer that is no fast one, or without a pad token.
     """
 
     name = "seq2seq"
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, source_prefix: str = "", pad_to_multiple_of: int | None = None
+    ) -> None:
         _check_fast(tokenizer)
         if tokenizer.pad_token_id is None:
             raise UserError(f"{type(tokenizer).__name__} has no pad token; set one in tokenizer_config.json")
         self.tokenizer: Any = tokenizer
+        self.source_prefix = source_prefix
         self.special = tokenizer.num_special_tokens_to_add()
         self.multiple = pad_to_multiple_of or 1
 
     def sources(self, texts: list[str], limit: int) -> Iterator[tuple[Sequence[int], bool]]:
         """(token ids, whether the text was cut) of each source, at most `limit` tokens."""
-        for encoding in self.tokenizer(texts, truncation=True, max_length=limit).encodings:
+        given = [self.source_prefix + text for text in texts]
+        for encoding in self.tokenizer(given, truncation=True, max_length=limit).encodings:
             yield encoding.ids, bool(encoding.overflowing)
 
     def targets(self, texts: list[str], limit: int) -> Iterator[tuple[Sequence[int], bool]]:
@@ -85,7 +90,8 @@ class Seq2SeqForm:
 class CausalForm:
     """Decoders: ` source <eos> target <eos>` in one row, the blanks around <eos> being tokens (the authors' string).
 
-    <eos> is GPT-2's `<|endoftext|>`. A cut source or target keeps its <eos>.
+    <eos> is GPT-2's `<|endoftext|>`. A cut source or target keeps its <eos>. `source_prefix` is text straight in front
+    of every source, behind the row's first blank.
     Raises UserError for a tokenizer that is no fast one, or without an end-of-text token.
     Source: Li & Liang 2021, their `LineByLineData2TextTextDataset`.
     """
@@ -93,29 +99,35 @@ class CausalForm:
     name = "causal"
     special = 1
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, source_prefix: str = "") -> None:
         _check_fast(tokenizer)
         if tokenizer.eos_token_id is None:
             raise UserError(f"{type(tokenizer).__name__} has no end-of-text token; set eos_token in its configuration")
         self.tokenizer: Any = tokenizer
+        self.source_prefix = source_prefix
         self.eos = tokenizer.eos_token_id
         self.pad = self.eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
     def sources(self, texts: list[str], limit: int) -> Iterator[tuple[Sequence[int], bool]]:
         """(token ids, whether the text was cut) of each ` source <eos>`, at most `limit` tokens."""
+        return self._framed([self.source_prefix + text for text in texts], limit)
+
+    def targets(self, texts: list[str], limit: int) -> Iterator[tuple[Sequence[int], bool]]:
+        """(token ids, whether the text was cut) of each ` target <eos>`, at most `limit` tokens."""
+        return self._framed(texts, limit)
+
+    def _framed(self, texts: list[str], limit: int) -> Iterator[tuple[Sequence[int], bool]]:
         framed = [f" {text} " for text in texts]
         encoded = self.tokenizer(framed, add_special_tokens=False, truncation=True, max_length=limit - 1)
         for encoding in encoded.encodings:
             yield [*encoding.ids, self.eos], bool(encoding.overflowing)
 
-    targets = sources
-    """Targets are framed alike."""
-
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """A batch to train on: source and target in a row, padded on the right, no loss on the source."""
+        """A batch to train on: source and target in a row, padded on the right, no loss up to the first <eos>."""
         rows = [np.concatenate((example["input_ids"], example["labels"])) for example in examples]
-        silent = [np.full(len(example["input_ids"]), IGNORE) for example in examples]
-        labels = [np.concatenate((a, example["labels"])) for a, example in zip(silent, examples, strict=True)]
+        labels = [row.copy() for row in rows]
+        for row in labels:
+            row[: 1 + int((row == self.eos).argmax())] = IGNORE
         input_ids = pad_rows(rows, self.pad)
         return {
             "input_ids": input_ids,

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from seq2seq.data import LengthBuckets, TokenSet, padding_share, tokenise
 from seq2seq.records import Record
-from seq2seq.text_forms import Seq2SeqForm
+from seq2seq.text_forms import CausalForm, Seq2SeqForm
 from seq2seq.utils import IGNORE, UserError
 
 RECORDS = [
@@ -99,7 +99,8 @@ class TestCache:
         assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
 
     @pytest.mark.parametrize(
-        "change", ["records", "references", "limits", "target limit", "pairs", "tokenizer", "language", "form"]
+        "change",
+        ["records", "references", "limits", "target limit", "pairs", "tokenizer", "language", "side", "form", "words"],
     )
     def test_other_content_has_another_cache(self, tiny_tokenizer, tmp_path, change, monkeypatch):
         tokens(tiny_tokenizer, tmp_path)
@@ -115,6 +116,11 @@ class TestCache:
             tokens(tiny_tokenizer, tmp_path, source=63)
         elif change == "pairs":
             tokens(tiny_tokenizer, tmp_path, pairs="first")
+        elif change == "words":
+            tokenise(RECORDS, Seq2SeqForm(tiny_tokenizer, "In short: "), 64, 32, tmp_path)
+        elif change == "side":
+            monkeypatch.setattr(tiny_tokenizer, "truncation_side", "left")
+            tokens(tiny_tokenizer, tmp_path)
         elif change == "form":
             monkeypatch.setattr(Seq2SeqForm, "name", "another")
             tokens(tiny_tokenizer, tmp_path)
@@ -126,6 +132,13 @@ class TestCache:
             other.add_tokens(["cellar"])
             tokens(other, tmp_path)
         assert len(list(tmp_path.iterdir())) == 2
+
+    def test_another_end_of_text_token_has_another_cache(self, tiny_tokenizer, tmp_path):
+        for number, end in enumerate(("</s>", "<s>"), start=1):
+            tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer.backend_tokenizer, eos_token=end)
+            cached = tokenise(RECORDS, CausalForm(tokenizer), 64, 32, tmp_path)
+            assert {row["labels"][-1] for row in cached} == {tokenizer.eos_token_id}
+            assert len(list(tmp_path.iterdir())) == number
 
     @pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "flipped", "other arrays"])
     def test_a_damaged_cache_is_made_again(self, tiny_tokenizer, tmp_path, damage):

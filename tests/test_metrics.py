@@ -117,6 +117,12 @@ def test_answers_are_compared_after_normalising():
     assert one("exact_match", "an apple", "apple") == 100
 
 
+@pytest.mark.parametrize("metric", ["exact_match", "f1"])
+def test_a_reference_of_which_normalising_leaves_nothing_counts_only_alone(metric):
+    assert one(metric, "the", "A", "Paris") == one(metric, "", "?", "Paris") == 0
+    assert one(metric, "Paris!", "A", "Paris") == one(metric, "the", "A", "?") == 100
+
+
 def test_words_of_an_answer_count_as_often_as_they_stand():
     assert one("f1", "new york new york", "new york new york") == 100
     assert one("f1", "new new", "new") == pytest.approx(100 * 2 / 3)

@@ -79,6 +79,21 @@ def test_a_bases_own_lengths_do_not_win_over_the_tasks(small, tmp_path):
     assert one == other and any(len(row["generated"]) > 9 for row in one)
 
 
+def test_a_source_prefix_is_as_if_it_stood_in_the_data(family, tmp_path):
+    data = shutil.copytree(family["data_dir"], tmp_path / "data")
+    for file in data.glob("*.jsonl"):
+        file.write_text(file.read_text().replace('"source": "', '"source": "In town: '))
+    options = {**family, "max_steps": 2, "n_val": 0}
+    runs = [start(**{**options, **given}, output_dir=tmp_path / str(i))
+            for i, given in enumerate(({"source_prefix": "In town: "}, {"data_dir": data}, {}))]  # fmt: skip
+    one, other, without = (Run(run).read_generations("test") for run in runs if run)
+    assert [row["generated"] for row in one] == [row["generated"] for row in other]
+    assert [row["source"] for row in one] == [row["source"] for row in without] != [row["source"] for row in other]
+    losses = [Run(run).metrics_csv.read_text() for run in runs[::2] if run]
+    assert losses[0] != losses[1]
+    assert runs[0] and again(runs[0], family, tmp_path / "again").read_generations("test") == one
+
+
 @pytest.mark.parametrize("way", DECODERS_ONLY)
 class TestFormatModes:
     def test_train_and_decode_again(self, small_gpt2, way, tmp_path):

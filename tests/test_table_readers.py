@@ -100,6 +100,12 @@ class TestE2E:
         assert len(records.items[0].references) == 2
         assert records.report() == ["train: read from src1_train.txt; not read: train.jsonl"]
 
+    def test_a_source_stands_where_it_first_appears_also_with_an_empty_reference(self, tmp_path):
+        write(tmp_path / "src1_test.txt", "a||\nb||x\na||y\nc||\n")
+        records = load("e2e", tmp_path, "test")
+        assert records.items == [Record("a", ("y",)), Record("b", ("x",))]
+        assert records.skipped == {"empty target": ["src1_test.txt:1", "src1_test.txt:4"]}
+
 
 class TestMeaningRepresentation:
     @pytest.mark.parametrize(
@@ -241,7 +247,8 @@ class TestWebNLG:
             ("train.json", '{"entries": [\n{"1": }]}', r"train.json:2: not JSON"),
             ("train.json", '{"entries":\n 5}', r"train.json: entries is 5; write a list of records"),
             ("train.json", "[\n1]", r"train.json: the JSON document is \[1\]; write a list of records"),
-            ("train.json", '[\n{"triples": [["a", "b", 3]]}]', r"train.json:1: \['a', 'b', 3\] is no triple"),
+            ("train.json", '[\n{"triples": [["a", "b", null]]}]', r"train.json:1: \['a', 'b', None\] is no triple"),
+            ("train.json", '[\n{"triples": [["a", "b", true]]}]', r"train.json:1: \['a', 'b', True\] is no triple"),
             ("train.jsonl", '{"triple": []}', r"train.jsonl:1: no field triples or .*; it has triple"),
             ("train.jsonl", '{"triples": [["a", "b", "c"]]}', r"train.jsonl:1: no field lexicalisations or lex"),
             (
@@ -290,6 +297,11 @@ class TestDART:
     def test_json_lines(self, tmp_path, name):
         write_rows(tmp_path / name, DART_RECORDS)
         assert read("dart", tmp_path) == DART_WANTED
+
+    def test_numbers_in_a_triple_read_as_they_are_written(self, tmp_path):
+        row = {"tripleset": [["Oslo", "AREA", 454], ["Oslo", "RAIN", 76.0]], "annotations": [{"text": "Wet Oslo."}]}
+        write_rows(tmp_path / "train.json", [row])
+        assert read("dart", tmp_path) == [Record("Oslo : area : 454 | Oslo : rain : 76.0", ("Wet Oslo.",))]
 
     def test_the_xml(self, tmp_path):
         entries = [entry(r["tripleset"], [(a["source"], a["text"]) for a in r["annotations"]]) for r in DART_RECORDS]

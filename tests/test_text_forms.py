@@ -80,6 +80,18 @@ class TestCausal:
         assert batch["labels"][1].tolist() == [IGNORE, IGNORE, 8, 0] + [IGNORE] * 12
         assert batch["attention_mask"].sum(1).tolist() == [16, 4]
 
+    def test_the_loss_begins_behind_the_first_end_token_also_where_it_stands_in_the_source(self, tokenizer):
+        rows = list(tokenise([Record("name <|endoftext|> inn", ("inn .",))], CausalForm(tokenizer), 32, 32, None))
+        batch = CausalForm(tokenizer).collate(rows)
+        assert batch["input_ids"].tolist() == [[2, 0, 8, 0, 8, 11, 0]]
+        assert batch["labels"].tolist() == [[IGNORE, IGNORE, 8, 0, 8, 11, 0]]
+
+    def test_a_source_prefix_stands_straight_in_front_of_the_source(self, blanks):
+        form = CausalForm(blanks, "sum up: ")
+        ((source, _),), ((target, _),) = form.sources(["the inn"], 32), form.targets(["an inn"], 32)
+        whole = f" sum up: the inn {blanks.eos_token} an inn {blanks.eos_token}"
+        assert [*source, *target] == blanks(whole, add_special_tokens=False)["input_ids"]
+
     def test_a_tokenizer_without_an_end_is_refused(self):
         with pytest.raises(UserError, match="no end-of-text token"):
             CausalForm(word_tokenizer(WORDS))
