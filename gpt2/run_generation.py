@@ -197,7 +197,7 @@ def follows_from(run: Run, records: list[Record], task: Task, arguments: Argumen
     weights = [run.prefix, run.adapters, *sorted(run.model.glob("*.safetensors"))]
     sizes = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in weights if p.is_file()]
     base = [resolve_precision(arguments.precision), arguments.attn_implementation, arguments.model_name_or_path]
-    limits = [task.max_source_length, arguments.eval_bsz, arguments.format_mode]
+    limits = [task.max_source_length, arguments.eval_bsz, arguments.format_mode, task.languages]
     return [sizes, asdict(task.search), base, limits, [record.source for record in records]]
 
 

@@ -228,12 +228,13 @@ class MetricsCsv(Callback):
     """Write one row per optimiser step to a CSV file as training goes, and keep it whole across resumes.
 
     Columns: `step`, `epoch` (from 1), `train_loss` (mean over the step's batches), `learning_rate` (that the step
-    used), `examples_per_second` (training alone), `seconds` (since the first start, validation included, pauses
-    between resumes left out), and every `val_*` value in the row of the step at which the validation ended.
+    used), `examples` (of the step), `examples_per_second` (training alone), `seconds` (since the first start, with
+    validations, without pauses between resumes), and every `val_*` value in the row of the step at which the
+    validation ended.
     Raises UserError behind the row of a loss that is not finite: what is trained is lost.
     """
 
-    COLUMNS = ("step", "epoch", "train_loss", "learning_rate", "examples_per_second", "seconds")
+    COLUMNS = ("step", "epoch", "train_loss", "learning_rate", "examples", "examples_per_second", "seconds")
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -275,6 +276,7 @@ class MetricsCsv(Callback):
             "epoch": trainer.current_epoch + 1,
             "train_loss": _mean(self._losses),
             "learning_rate": self._learning_rate,
+            "examples": examples,
             "examples_per_second": examples / max(seconds, 1e-9),
             "seconds": self._seconds_before + time.monotonic() - self._started,
         }

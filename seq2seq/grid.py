@@ -11,7 +11,6 @@ run that goes on by itself after its grid was killed, or a second grid beside th
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import signal
 import subprocess
@@ -26,7 +25,7 @@ from typing import IO, Any, Literal
 from seq2seq.arguments import Arguments, located, recipe_of
 from seq2seq.runs import Run
 from seq2seq.studies import GridRun
-from seq2seq.utils import UserError, write_atomically
+from seq2seq.utils import UserError, lock, write_atomically
 
 Launch = Callable[[list[str], IO[str]], str]
 """(flags, log) -> "" or the last error line."""
@@ -142,8 +141,8 @@ def do_run(run: GridRun, directory: Run, launch: Launch, keep_checkpoints: bool 
     make_folder(directory.directory)
     with (directory.directory / "log.txt").open("a", encoding="utf-8") as log:
         try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process that is started holds it as well
-        except BlockingIOError:
+            lock(log, BUSY)  # the process that is started holds it as well
+        except UserError:
             return BUSY
         failed = directory.directory / "failed.txt"
         state = state_of(directory, run.arguments)

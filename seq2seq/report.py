@@ -28,10 +28,12 @@ class Report:
         self.main = next(iter(outputs))
         if lead and task.kind == "summarization":
             self.outputs[LEAD] = [first_sentence(record.source) for record in records]
-        parts = list(dict.fromkeys(record.part for record in records))
+        self.by_part: dict[str, list[int]] = {}  # "": the records without a part, where some have one
+        for i, record in enumerate(records):
+            self.by_part.setdefault(record.part, []).append(i)
         self.rows = {"": list(range(len(records)))}
-        if len(parts) > 1:
-            self.rows.update({part: [i for i, r in enumerate(records) if r.part == part] for part in parts})
+        if len(self.by_part) > 1:
+            self.rows.update({part: rows for part, rows in self.by_part.items() if part})
         self.scores = {
             system: {part: self._score(texts, rows) for part, rows in self.rows.items()}
             for system, texts in self.outputs.items()
@@ -61,8 +63,8 @@ class Report:
         plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # texts and parts may hold any
         console = Console(width=None if Console().is_terminal else 110, **plain)
         for part, rows in self.rows.items():
-            if part == "" and len(self.rows) > 1:
-                continue
+            if part == "" and len(self.rows) > 1 and "" not in self.by_part:
+                continue  # each record stands in the table of its part
             table = Table(title=f"{self.task.name} · {split}{' · ' + part if part else ''} · {len(rows)} records")
             table.add_column("")
             for name in self.task.metrics:
@@ -81,8 +83,7 @@ class Report:
         console.print(f"\nrun directory: {run.directory}")
 
     def _three(self) -> list[int]:
-        parts = [list(rows) for part, rows in self.rows.items() if part or len(self.rows) == 1]
-        turns = [rows[turn] for turn in range(3) for rows in parts if turn < len(rows)]
+        turns = [rows[turn] for turn in range(3) for rows in self.by_part.values() if turn < len(rows)]
         return turns[:3]
 
 

@@ -22,7 +22,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -114,14 +114,12 @@ class Run:
         """While open, no other process that asks for the same may write here; the directory is made.
 
         A KeyboardInterrupt leaves it with a line that says how to go on. Raises UserError where another process has it.
-        A file system without locks is not locked.
         """
         self._make(self.directory)
         folder = os.open(self.directory, os.O_RDONLY)
         busy = f"--output_dir {self.directory}: another process trains into it; wait for it, or give another"
         try:
-            with suppress(OSError):
-                lock(folder, busy)
+            lock(folder, busy)
             yield
         except KeyboardInterrupt:
             go_on = "; add --resume to go on from checkpoints/last.ckpt"
@@ -284,7 +282,8 @@ class Run:
 
     def update_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Merge values into metrics.json, dictionaries key by key; a float that is not finite is written as null."""
-        self._write_metrics(_merge(self.read_metrics(), _plain(metrics, self.metrics.name, finite=True)))
+        with self._changing_metrics():
+            self._write_metrics(_merge(self.read_metrics(), _plain(metrics, self.metrics.name, finite=True)))
 
     def replace_scores(self, split: str, scores: Mapping[str, Any]) -> None:
         """Put a split's scores (`split`, `split/part`, `baselines`: system -> these) in the place of its old ones.
@@ -295,10 +294,19 @@ class Run:
         def of_others(named: Mapping[str, Any]) -> dict[str, Any]:
             return {name: value for name, value in named.items() if name != split and not name.startswith(f"{split}/")}
 
-        old = of_others(self.read_metrics())
-        baselines = {system: of_others(values) for system, values in old.pop("baselines", {}).items()}
-        old["baselines"] = {system: values for system, values in baselines.items() if values}
-        self._write_metrics(_merge(old, _plain(scores, self.metrics.name, finite=True)))
+        with self._changing_metrics():
+            old = of_others(self.read_metrics())
+            baselines = {system: of_others(values) for system, values in old.pop("baselines", {}).items()}
+            old["baselines"] = {system: values for system, values in baselines.items() if values}
+            self._write_metrics(_merge(old, _plain(scores, self.metrics.name, finite=True)))
+
+    @contextmanager
+    def _changing_metrics(self) -> Iterator[None]:
+        """While open, other processes wait with their changes to metrics.json: two decodings of a run add to it."""
+        with self.config.open("rb") if self.config.is_file() else nullcontext() as file:
+            if file:
+                lock(file)
+            yield
 
     def _write_metrics(self, merged: Mapping[str, Any]) -> None:
         write_atomically(self.metrics, json.dumps(merged, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -372,9 +380,10 @@ class Run:
         for name in self._present():
             (self.directory / name).unlink()
         # What a kill in the middle of a write leaves behind.
-        for path in (self.last_checkpoint, self.best_checkpoint, self.metrics, self.metrics_csv, self.config):
-            path.with_name(f"{path.name}.tmp").unlink(missing_ok=True)
-        for pattern in ("generations_*.jsonl.partial", "generations_*.jsonl.tmp"):
+        for kept in (self.last_checkpoint, self.best_checkpoint, self.metrics, self.metrics_csv, self.config):
+            for path in kept.parent.glob(f"{kept.name}*.tmp"):
+                path.unlink()
+        for pattern in ("generations_*.jsonl.partial", "generations_*.jsonl*.tmp"):
             for path in self.directory.glob(pattern):
                 path.unlink()
 

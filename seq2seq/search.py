@@ -29,7 +29,7 @@ import yaml
 
 from seq2seq.arguments import Arguments, recipe_of
 from seq2seq.curves import read_rows
-from seq2seq.grid import GridProgress, Launch, do_run, make_folder, state_of
+from seq2seq.grid import BUSY, GridProgress, Launch, do_run, make_folder, state_of
 from seq2seq.parsing import flags_of
 from seq2seq.runs import Run, read_options
 from seq2seq.studies import (
@@ -219,11 +219,12 @@ def _objective(search: Search, place: Path, launch: Launch, progress: GridProgre
         score = None if error else best_validation(directory, search.metric)
         if score is None and not error:
             error = f"no validation gave a {search.metric} that is a number"
-        shown = ", ".join(f"{option} {value:g}" for option, value in values.items())
+        shown = ", ".join(f"{option} {_shown(value)}" for option, value in values.items())
         progress.end(name, error or f"validation {search.metric} {score:.2f} ({shown})", error)
         if score is None:
             trial.set_user_attr("error", error)
-            trial.set_user_attr("trained", bool(read_rows(directory.metrics_csv)))
+            trained = error != BUSY and bool(read_rows(directory.metrics_csv))
+            trial.set_user_attr("trained", trained)
             raise TrialFailed(error)
         return score
 

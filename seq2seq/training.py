@@ -148,5 +148,6 @@ def _speed(run: Run) -> dict[str, float]:
     rows = read_rows(run.metrics_csv)
     if not rows:
         return {"train_seconds": 0.0, "examples_per_second": 0.0}
-    rates = [float(row["examples_per_second"]) for row in rows]
-    return {"train_seconds": float(rows[-1]["seconds"]), "examples_per_second": len(rates) / sum(1 / r for r in rates)}
+    examples = [float(row.get("examples") or 1) for row in rows]  # earlier versions did not count them
+    seconds = sum(n / float(row["examples_per_second"]) for n, row in zip(examples, rows, strict=True))
+    return {"train_seconds": float(rows[-1]["seconds"]), "examples_per_second": sum(examples) / seconds}

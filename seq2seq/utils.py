@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CACHE_NAMES = ("cache", "past_key_values")  # of the models' argument: from transformers 5.24 on, and before
 IGNORE = -100  # label of padding and of source tokens: torch's cross-entropy leaves it out
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 
@@ -33,17 +34,23 @@ def one_line(text: object, longest: int | None = None) -> str:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file's text as a whole: a reader, or a kill in between, finds the old text or the new."""
-    partial = path.with_name(f"{path.name}.tmp")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two processes may write it at once
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 
-def lock(file: Any, busy: str) -> None:
-    """Lock an open file, or a folder's descriptor, until it is closed; UserError(busy) where another process has it."""
+def lock(file: Any, busy: str | None = None) -> None:
+    """Lock an open file, or a folder's descriptor, until it is closed; where a file system has no locks, do not.
+
+    busy: what to say, as UserError, where another process has it; None = wait for that.
+    """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if busy is None else fcntl.LOCK_NB))
     except BlockingIOError:
         raise UserError(busy) from None
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
 
 
 def cache_of(inputs: Mapping[str, Any]) -> Any:

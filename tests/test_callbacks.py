@@ -12,9 +12,11 @@ import pytorch_lightning as pl
 import torch
 from toy_trainings import BATCHES, Line, fit, steps
 
+from seq2seq import training
 from seq2seq.callbacks import Checkpoints, MetricsCsv, RunProgressBar
 from seq2seq.curves import read_rows
 from seq2seq.rhythm import StopAtStep, StopOnScore
+from seq2seq.runs import Run
 from seq2seq.utils import UserError
 
 pytestmark = pytest.mark.usefixtures("quiet_and_light")
@@ -178,6 +180,14 @@ def test_the_time_of_a_validation_is_none_of_the_next_steps(tmp_path):
 
     fit(Slow(), [MetricsCsv(tmp_path / "m.csv")], max_epochs=2)
     assert float(read_rows(tmp_path / "m.csv")[5]["examples_per_second"]) > 4 / 0.5  # a batch of four, in half a second
+
+
+def test_the_speed_is_that_of_all_examples_not_a_mean_of_the_steps(tmp_path):
+    run = Run.create(tmp_path / "run")
+    run.metrics_csv.write_text("step,examples,examples_per_second,seconds\n1,16,16,1\n2,1,1,2.5\n")
+    assert training._speed(run) == {"train_seconds": 2.5, "examples_per_second": 8.5}
+    run.metrics_csv.write_text("step,examples_per_second,seconds\n1,16,1\n2,1,2.5\n")  # of an earlier version
+    assert training._speed(run)["examples_per_second"] == pytest.approx(32 / 17)
 
 
 def test_a_shorter_row_leaves_nothing_of_a_longer_one(tmp_path):

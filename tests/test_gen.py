@@ -220,6 +220,7 @@ def test_a_decoding_is_another_by_everything_that_decides_its_texts(tmp_path):
         (records, task, arguments),
         ([Record("c", ("b",))], task, arguments),
         (records, replace(task, max_source_length=7), arguments),
+        (records, replace(task, source_lang="en", target_lang="de"), arguments),
         (records, replace(task, search=replace(task.search, num_beams=7)), arguments),
         *(
             (records, task, replace(arguments, **change))

@@ -125,6 +125,17 @@ def test_a_runs_report_shows_texts_as_they_are(capsys, tmp_path):
     assert "[/run]" in shown and "[/place]" in shown
 
 
+def test_records_without_a_part_count_in_the_whole_and_are_shown(capsys, tmp_path):
+    records = [Record("a", ("a",), ""), Record("b", ("b",), "hard"), Record("c", ("c",), "hard")]
+    report = Report(CUSTOM, records, {"run": ["a", "x", "y"]}, lead=False)
+    sizes = {name: (scores["rouge1"]["n"], scores["rouge1"]["score"]) for name, scores in report.metrics("test").items()
+             if name != "baselines"}  # fmt: skip
+    assert sizes == {"test": (3, pytest.approx(100 / 3)), "test/hard": (2, 0)}
+    report.show(Run(tmp_path))
+    shown = capsys.readouterr().out
+    assert " · 3 records" in shown and " · hard · 2 records" in shown and shown.count("generated  ") == 3
+
+
 def test_one_text_may_have_many_references_or_many_texts_one_each(capsys, tmp_path):
     one, three, block = tmp_path / "one.txt", tmp_path / "three.txt", tmp_path / "block.txt"
     one.write_text("a pub\n")

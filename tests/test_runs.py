@@ -1,12 +1,17 @@
 """A run directory keeps what it was given, through interruptions and mistakes."""
 
+import errno
+import fcntl
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+from seq2seq.partial_outputs import PartialOutputs
 from seq2seq.runs import Run
 from seq2seq.utils import UserError
 
@@ -68,7 +73,8 @@ def test_an_earlier_run_is_not_overwritten_silently(finished):
 
 
 def test_overwriting_removes_the_runs_files_and_no_other(finished):
-    finished.last_checkpoint.with_name("last.ckpt.tmp").write_text("cut")
+    for name in ("checkpoints/last.ckpt.tmp", "metrics.json.17.tmp", "generations_test.jsonl.17.tmp"):
+        (finished.directory / name).write_text("cut")
     (finished.directory / "generations_test.jsonl.partial").write_text("of a decoding of it")
     (finished.checkpoints / "epoch3.ckpt").write_text("mine too")
     Run.create(finished.directory, overwrite=True)
@@ -141,6 +147,35 @@ def test_metrics_merge_deeply(run):
         "train_seconds": 3.0,
         "prefix_parameters": 6,
     }
+
+
+def test_two_that_add_to_the_metrics_at_once_lose_nothing(run):
+    run.write_config({})
+
+    def score(split: str) -> None:
+        for n in range(40):
+            Run(run.directory).replace_scores(f"{split}{n}", {f"{split}{n}": {"bleu": {"score": n}}})
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(score, ("val", "test")))
+    assert len(run.read_metrics()) == 81  # with the baselines
+
+
+def test_a_file_system_without_locks_is_not_locked(run, monkeypatch):
+    def refuses(error: int) -> Callable[..., None]:
+        def flock(*_: object) -> None:
+            raise OSError(error, "no locks")
+
+        return flock
+
+    run.write_config({})
+    monkeypatch.setattr(fcntl, "flock", refuses(errno.ENOLCK))
+    with run.locked(), PartialOutputs(run.directory / "out.partial", 1):
+        run.update_metrics({"train_seconds": 1.0})
+    assert run.read_metrics() == {"train_seconds": 1.0}
+    monkeypatch.setattr(fcntl, "flock", refuses(errno.EIO))
+    with pytest.raises(OSError, match="no locks"):
+        run.update_metrics({"train_seconds": 2.0})
 
 
 def test_a_failed_write_leaves_the_metrics_as_they_were(run, monkeypatch):

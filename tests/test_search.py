@@ -15,12 +15,12 @@ import yaml
 
 from gpt2 import experiment
 from gpt2 import tune as command
-from seq2seq.grid import Launch
+from seq2seq.grid import BUSY, Launch
 from seq2seq.parsing import parse
 from seq2seq.runs import Run, read_options
 from seq2seq.search import Search, best_validation, read_search, run_search
 from seq2seq.tasks import TASKS
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, lock
 
 SHIPPED = sorted(command.SEARCHES.glob("*.yaml"))
 SPACE = {
@@ -137,6 +137,23 @@ class TestTheSearch:
         again = next(trial for trial in trials if trial["run"] == "trial1")
         assert [again[name] for name in SPACE] == [failed[name] for name in SPACE]
         assert run_search(search, place, once(Killed(), 1, [])) == trials
+
+    def test_shows_choices_that_are_words_or_nothing(self, file_of, tmp_path, capsys):
+        space = {**SPACE, "lr_scheduler": ["linear", "constant"], "max_grad_norm": [None, 1.0]}
+        trials = run_search(search_of(file_of(space=space)), tmp_path / "runs", pretended)
+        assert len(trials) == 6 and not any(trial["error"] for trial in trials)
+        assert re.search(r"lr_scheduler (linear|constant), max_grad_norm (–|1)\)", capsys.readouterr().out)
+
+    def test_tries_a_trial_again_that_another_process_still_trained(self, file_of, tmp_path):
+        search, place = search_of(file_of(trials=1)), tmp_path / "runs"
+        with pytest.raises(Killed):
+            run_search(search, place, once(Killed(), 1, []))
+        (place / "trial0" / "metrics.csv").write_text("step,train_loss\n1,2.0\n")
+        with (place / "trial0" / "log.txt").open("a") as log:
+            lock(log, "is not there")
+            assert run_search(search, place, pretended)[0]["error"] == BUSY
+        trial = run_search(search, place, pretended)[0]
+        assert trial["run"] == "trial0" and not trial["error"]
 
     def test_tries_none_again_whose_training_failed(self, file_of, tmp_path):
         def launch(argv: list[str], log: IO[str]) -> str:
