@@ -27,7 +27,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from gpt2.copy_heads import start_copying
 from seq2seq.arguments import Arguments
 from seq2seq.pretraining_data import UNIT, Denoiser
-from seq2seq.text_forms import pad_rows
+from seq2seq.text_forms import pad_rows, right_padded_mask
 from seq2seq.utils import IGNORE, UserError
 
 if TYPE_CHECKING:
@@ -87,11 +87,10 @@ class TextForms:
             tail = np.concatenate((target, blank, end if len(source) else nothing))  # plain text goes on
             rows.append(np.concatenate((head, tail)))
             labels.append(np.concatenate((np.full(len(head), IGNORE), tail)))
-        lengths = torch.tensor([len(row) for row in rows])
         input_ids = pad_rows(rows, self.pad)
         return {
             "input_ids": input_ids,
-            "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
+            "attention_mask": right_padded_mask(rows, input_ids.shape[1]),
             "labels": pad_rows(labels, IGNORE),
         }
 

@@ -24,6 +24,7 @@ from gpt2.run_language_modeling import GPT2
 from seq2seq.arguments import OF_THE_TASK, Arguments
 from seq2seq.decoding import decode, generate_texts, products_in
 from seq2seq.finetune import BART, chosen_task, say_what_is_replaced
+from seq2seq.kept_files import made_folder
 from seq2seq.loading import Family, load_run
 from seq2seq.partial_outputs import PartialOutputs
 from seq2seq.readers import ending, numbered_lines, table_records, texts
@@ -41,14 +42,14 @@ CARRIED_RUN = Path(__file__).parent / "carried" / "sample_tables"
 def generate(options: GenerationArguments) -> None:
     """Load the run and decode what the options ask for."""
     quiet_libraries()
-    if options.threads:
-        torch.set_num_threads(options.threads)
     run = Run.open(options.run or CARRIED_RUN, needs=("config.yaml",))
     try:
         arguments = as_arguments(options, run)
         task = chosen_task(arguments)
     except TypeError as error:
         raise UserError(f"{run.config}: a value is of the wrong kind ({error}); correct it") from error
+    if options.threads:
+        torch.set_num_threads(options.threads)
     say_if_slow(arguments.precision)
     records = None
     if options.input is None:
@@ -163,8 +164,7 @@ def output_file(options: GenerationArguments, run: Run) -> Path | None:
     if options.input:
         return None
     if options.run is None:
-        Path("runs/gen").mkdir(parents=True, exist_ok=True)
-        return Path("runs/gen") / f"generations_{options.split or 'test'}.jsonl"
+        return made_folder("runs/gen") / f"generations_{options.split or 'test'}.jsonl"
     return run.generations(options.split or "test")
 
 

@@ -292,7 +292,7 @@ class Arguments(
             "n_train": 1, "n_val": 0, "n_test": 1, "epoch": 1, "warmup_steps": 0, "weight_decay": 0,
             "max_grad_norm": 0, "gradient_accumulation_steps": 1, "val_every_steps": 1, "save_every_steps": 1,
             "eval_num_beams": 1, "max_steps": -1, "threads": 1, "max_length": 2, "min_length": 0,
-            "no_repeat_ngram_size": 0, "tokens_per_batch": 1, "seed": 0, "lowdata_seed": 0,
+            "no_repeat_ngram_size": 0, "tokens_per_batch": 1, "seed": 0, "lowdata_seed": 0, "span_mean": 1,
         }  # fmt: skip
         for name, low in at_least.items():
             if getattr(self, name) is not None and getattr(self, name) < low:
@@ -314,7 +314,7 @@ class Arguments(
         if self.distill_from and self.format_mode not in ("cat", "peek"):
             how = "hides it" if self.format_mode == "nopeek" else "gives it apart from the target"
             raise UserError(f"--distill_from: the teacher reads the source; --format_mode {self.format_mode} {how}")
-        for name in ("learning_rate", "span_mean", "max_minutes"):
+        for name in ("learning_rate", "max_minutes"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise UserError(f"--{name} {getattr(self, name)}: must be above 0")
         others = {f"--mode {self.mode}": self.mode not in ("prefixtune", "finetune"),

@@ -71,7 +71,7 @@ def draw_curves(csv_path: str | Path, png_path: str | Path, title: str) -> None:
         end = {"xy": (at[-1], values[-1]), "xytext": (6, 0), "textcoords": "offset points", "va": "center"}
         axes[1].annotate(f"{values[-1]:.3g}", color=line.get_color(), fontsize=8, **end)
     if scores:
-        axes[1].set_ylabel("bits per byte" if scores == ["val_bits_per_byte"] else "validation score (0–100)")
+        axes[1].set_ylabel("bits per byte" if scores == ["val_bits_per_byte"] else "validation score")
         axes[1].legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
 
     rate_axis.plot(*series("learning_rate"), color="tab:gray", marker=marker)

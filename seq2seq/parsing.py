@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from seq2seq.arguments import CONFIGS, OF_THE_TASK, Arguments
+from seq2seq.arguments import ABOUT_THE_CALL, CONFIGS, OF_THE_TASK, Arguments
 from seq2seq.effect import IN_DECODING, refuse_in_decoding, refuse_without_effect
 from seq2seq.mistakes import in_the_recipe, wrong_kind
 from seq2seq.runs import read_options
@@ -24,7 +24,7 @@ TRAIN_THE_BASE = ("finetune", "finetune-top", "bothtune")
 def parse(argv: list[str] | None, program: str) -> Arguments:
     """Read flags and a YAML recipe into `Arguments`; flags win over the recipe, the recipe over the defaults.
 
-    The recipe is `--config FILE.yaml`; else the run's own with --prefix_model_path; else the task's in `configs/`.
+    The recipe is `--config FILE.yaml`; else the task's in `configs/`; in a decoding the run's own is below or in place.
     argv: flags without the program's name, None = this process's.
     Raises UserError for anything that does not parse; exits after --help.
     """
@@ -48,14 +48,20 @@ def parse(argv: list[str] | None, program: str) -> Arguments:
 
 
 def _of_the_run(arguments: Arguments, flags: Mapping[str, str]) -> Arguments:
-    """The options of a decoding: what its run was trained with is as the run has it, another task brings its own."""
+    """The options of a decoding: what its run was trained with is as the run has it, another task brings its own.
+
+    With a --config that is so of all that neither it nor a flag says.
+    """
     config = Path(arguments.prefix_model_path or "") / "config.yaml"
     run = read_options(config) if config.is_file() else {}
     refuse_in_decoding(flags, arguments, run)
-    known = {f.name for f in fields(Arguments)} - IN_DECODING
+    known, given = {f.name for f in fields(Arguments)} - IN_DECODING, set(flags)
+    if "config" in flags:
+        given |= read_options(Path(flags["config"])).keys()
+        known |= IN_DECODING - {*given, *ABOUT_THE_CALL, "config"}
     changes: dict[str, Any] = {name: value for name, value in run.items() if name in known}
-    if "task" in flags:
-        changes |= {name: None for name in OF_THE_TASK if name not in flags}
+    if "task" in given:
+        changes |= {name: None for name in OF_THE_TASK if name not in given}
     try:
         return replace(arguments, **changes)
     except TypeError as error:

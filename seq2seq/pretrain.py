@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, BartConfig, BartForConditionalGeneration
 
@@ -25,14 +26,15 @@ from seq2seq.pretraining_data import (
     EpochOrder,
     WindowBatches,
     WindowForm,
+    bytes_of_tokens,
     text_files,
     tokenise_corpus,
     train_tokenizer,
 )
 from seq2seq.resuming import check_origin, check_resumable
 from seq2seq.runs import Run
-from seq2seq.training import check_rhythm, check_tools, fit
-from seq2seq.utils import UserError, one_line
+from seq2seq.training import check_rhythm, check_tools, fit, restore_best
+from seq2seq.utils import IGNORE, UserError, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -142,11 +144,14 @@ class PretrainModule(BaseTransformer):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         labels = batch["labels"]
-        self._nats += self.loss(batch).item() * int((labels != -100).sum())
-        texts = self.tokenizer.batch_decode(
-            labels.masked_fill(labels == -100, self.tokenizer.pad_token_id), skip_special_tokens=True
-        )
-        self._bytes += sum(len(text.encode()) for text in texts)
+        targets = labels[labels != IGNORE]
+        self._nats += self.loss(batch).item() * len(targets)
+        self._bytes += int(self.token_bytes[targets.cpu()].sum())
+
+    @cached_property
+    def token_bytes(self) -> Tensor:
+        """How many bytes of text each token stands for (V,); special ones for none."""
+        return bytes_of_tokens(self.tokenizer)
 
     def on_validation_epoch_end(self) -> None:
         self.log("val_bits_per_byte", self._nats / math.log(2) / self._bytes)
@@ -179,8 +184,8 @@ def load_or_create(arguments: Arguments, family: Family, files: list[Path], run:
         )
         _check_family(config, objective, "base_config")
         torch.manual_seed(arguments.seed)
-        model = objective.model_class(config)
-    except (TypeError, ValueError) as error:
+        model = objective.model_class._from_config(config, attn_implementation=arguments.attn_implementation)
+    except (TypeError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
         reason = one_line(error)
         raise UserError(f"base_config: {reason}; see transformers' {kind} for the fields") from None
     if arguments.embeddings_from:
@@ -250,6 +255,8 @@ def pretrain(arguments: Arguments, family: Family) -> None:
         tokenizer.save_pretrained(run.tokenizer)
         monitor = "val_bits_per_byte" if valid_tokens is not None else None
         fit(module, run, arguments, monitor, title="pretraining")
+        if monitor:
+            restore_best(module, run)
         model.to(torch.bfloat16).save_pretrained(run.model)
         tokenizer.save_pretrained(run.model)
     print(f"base model written to {run.model}")

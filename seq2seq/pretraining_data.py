@@ -14,8 +14,10 @@ import gzip
 import hashlib
 import json
 import lzma
+import os
 import re
 import sys
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -25,8 +27,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from seq2seq.text_forms import pad_rows
-from seq2seq.utils import IGNORE, UserError
+from seq2seq.text_forms import pad_rows, right_padded_mask
+from seq2seq.utils import IGNORE, UserError, write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -43,7 +45,7 @@ def text_files(data_dir: str | Path) -> list[Path]:
     Those are files with such a word (LEFT_OUT) between the dots, dashes, underscores and blanks of their names.
     Raises UserError for a folder that is not there or holds no text.
     """
-    folder = Path(data_dir)
+    folder = Path(data_dir).expanduser()
     if not folder.is_dir():
         raise UserError(
             f"--data_dir {folder}: no such directory; pretraining reads *.txt, *.txt.gz or *.txt.xz from it"
@@ -136,7 +138,7 @@ def tokenise_corpus(files: list[Path], tokenizer: PreTrainedTokenizerFast, cache
         key.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}".encode())
     name = cache_dir / f"corpus-{key.hexdigest()[:16]}"
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 65536 else np.uint32)
-    if not name.with_suffix(".json").exists():
+    if not _is_whole(name, dtype):
         try:
             _write_corpus(files, tokenizer, name, dtype)
         except OSError as error:
@@ -146,16 +148,33 @@ def tokenise_corpus(files: list[Path], tokenizer: PreTrainedTokenizerFast, cache
     return np.memmap(name.with_suffix(".bin"), dtype=dtype, mode="r")
 
 
+def _is_whole(name: Path, dtype: np.dtype) -> bool:
+    """Whether the token ids are there, as many as are said to be."""
+    try:
+        count = json.loads(name.with_suffix(".json").read_text())["tokens"]
+        return name.with_suffix(".bin").stat().st_size == count * dtype.itemsize
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _write_corpus(files: list[Path], tokenizer: PreTrainedTokenizerFast, name: Path, dtype: np.dtype) -> None:
-    """Write the token ids, and beside them how many they are: what says that they are all there."""
+    """Write the token ids, and beside them how many they are.
+
+    Written beside their name and then renamed: another process may read them, or write them as well.
+    """
     name.parent.mkdir(parents=True, exist_ok=True)
     newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
     count = 0
-    with open(name.with_suffix(".bin"), "wb") as out:
-        for ids in _encode_in_batches((d for path in files for d in read_documents(path)), tokenizer):
-            count += len(ids) + len(newline)
-            out.write(np.asarray(ids + newline, dtype=dtype).tobytes())
-    name.with_suffix(".json").write_text(json.dumps({"tokens": count, "files": [p.name for p in files]}))
+    with tempfile.NamedTemporaryFile(dir=name.parent, prefix=name.name, suffix=".tmp", delete=False) as out:
+        try:
+            for ids in _encode_in_batches((d for path in files for d in read_documents(path)), tokenizer):
+                count += len(ids) + len(newline)
+                out.write(np.asarray(ids + newline, dtype=dtype).tobytes())
+        except BaseException:
+            Path(out.name).unlink()
+            raise
+    os.replace(out.name, name.with_suffix(".bin"))
+    write_atomically(name.with_suffix(".json"), json.dumps({"tokens": count, "files": [p.name for p in files]}))
 
 
 def _encode_in_batches(
@@ -169,6 +188,19 @@ def _encode_in_batches(
             batch = []
     if batch:
         yield from tokenizer(batch, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+
+
+def bytes_of_tokens(tokenizer: Any) -> torch.Tensor:
+    """How many bytes of text each token stands for (V,), 0 for special ones.
+
+    In a byte-level BPE a token is written with a character for each byte; of others, what it decodes to by itself.
+    """
+    decoder = json.loads(tokenizer.backend_tokenizer.to_str())["decoder"]
+    if "ByteLevel" in json.dumps(decoder):
+        sizes = [len(token) for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
+    else:
+        sizes = [len(tokenizer.decode([i]).encode()) for i in range(len(tokenizer))]
+    return torch.tensor(sizes).index_fill_(0, torch.tensor(tokenizer.all_special_ids), 0)
 
 
 class WindowForm(Protocol):
@@ -223,7 +255,7 @@ class Denoiser:
         input_ids = pad_rows(sources, self.pad)
         return {
             "input_ids": input_ids,
-            "attention_mask": (input_ids != self.pad).long(),
+            "attention_mask": right_padded_mask(sources, input_ids.shape[1]),
             "labels": pad_rows(targets, IGNORE),
         }
 
@@ -239,6 +271,7 @@ class Denoiser:
             return ids
         lengths = rng.poisson(self.span_mean, size=2 * budget + 8)
         lengths = lengths[: int(np.searchsorted(np.cumsum(lengths), budget)) + 1]
+        lengths = lengths[:budget]  # more spans than hidden tokens would make the source longer than the text
         lengths[-1] -= lengths.sum() - budget
         # Spans and kept tokens in random order: each kept token or span is one slot, so spans never overlap.
         slots = np.concatenate((np.full(len(lengths), True), np.full(n - budget, False)))

@@ -5,7 +5,7 @@
     prefix_config.json         its shape and the fingerprint of the base it belongs to
     adapters.safetensors, adapters_config.json    the same for adapters
     model/                     in the prefix's place: the fine-tuned or pretrained model, as save_pretrained writes it
-    tokenizer/                 a pretraining's own tokenizer, while it lasts
+    tokenizer/                 a pretraining's own tokenizer, which resuming needs
     checkpoints/last.ckpt      what resuming needs, without the frozen base
     checkpoints/best.ckpt      the same at the best validation score
     metrics.json               scores with signatures, parameter counts, times
@@ -13,7 +13,7 @@
     generations_<split>.jsonl  one record a line: source, references, generated
 
 A file is replaced as a whole (temporary file, then os.replace), or grown line by line as metrics.csv is, so that a run
-that is killed at any moment leaves files that can be read.
+that is killed at any moment leaves files that can be read. curves.png and model/ come last, and are made again.
 """
 
 import json

@@ -78,7 +78,7 @@ class Seq2SeqForm:
         input_ids_BS = pad_rows(sources, self.tokenizer.pad_token_id, self.multiple)
         return {
             "input_ids": input_ids_BS,
-            "attention_mask": _right_padded_mask(sources, input_ids_BS.shape[1]),
+            "attention_mask": right_padded_mask(sources, input_ids_BS.shape[1]),
             "labels": pad_rows([example["labels"] for example in examples], IGNORE, self.multiple),
             "index": torch.tensor([example["index"] for example in examples]),
         }
@@ -131,7 +131,7 @@ class CausalForm:
         input_ids = pad_rows(rows, self.pad)
         return {
             "input_ids": input_ids,
-            "attention_mask": _right_padded_mask(rows, input_ids.shape[1]),
+            "attention_mask": right_padded_mask(rows, input_ids.shape[1]),
             "labels": pad_rows(labels, IGNORE),
             "index": torch.tensor([example["index"] for example in examples]),
         }
@@ -142,7 +142,7 @@ class CausalForm:
         input_ids = pad_rows([source[::-1] for source in sources], self.pad).flip(1)
         return {
             "input_ids": input_ids,
-            "attention_mask": _right_padded_mask(sources, input_ids.shape[1]).flip(1),
+            "attention_mask": right_padded_mask(sources, input_ids.shape[1]).flip(1),
             "labels": pad_rows([example["labels"] for example in examples], IGNORE),
             "index": torch.tensor([example["index"] for example in examples]),
         }
@@ -160,7 +160,7 @@ def pad_rows(rows: Sequence[np.ndarray], value: int, multiple: int = 1) -> torch
     return torch.from_numpy(padded)
 
 
-def _right_padded_mask(rows: Sequence[np.ndarray], width: int) -> torch.Tensor:
+def right_padded_mask(rows: Sequence[np.ndarray], width: int) -> torch.Tensor:
     """1 for tokens, 0 for padding (B, width); from the lengths, for a pad token may also stand inside a text."""
     return (torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]).long()
 

@@ -247,6 +247,18 @@ class TestTask:
         )
 
 
+    def test_of_a_run_that_is_decoded_stay_beside_a_recipe_that_does_not_name_them(self, tmp_path):
+        (tmp_path / "config.yaml").write_text("task: xsum\ndata_dir: old\nnum_beams: 3\neval_bsz: 7\nbsz: 7\n")
+        (tmp_path / "speed.yaml").write_text("eval_bsz: 4\nbsz: 5\n")
+        decoding = ("--do_train", "no", "--prefix_model_path", str(tmp_path), "--config", str(tmp_path / "speed.yaml"))
+        again = arguments(*decoding)
+        assert (again.task, again.data_dir, again.num_beams, again.eval_bsz, again.bsz) == ("xsum", "old", 3, 4, 7)
+        (tmp_path / "speed.yaml").write_text("task: cnn_dm\nmax_length: 50\n")
+        other = arguments(*decoding, "--eval_bsz", "2")
+        assert (other.task, other.data_dir, other.num_beams, other.max_length) == ("cnn_dm", None, None, 50)
+        assert (other.eval_bsz, other.do_train, other.prefix_model_path) == (2, False, str(tmp_path))
+
+
 @pytest.mark.parametrize("given", ["encoder cross", "encoder,cross", "[encoder,cross]", "[encoder, cross]"])
 def test_lists_are_taken_as_people_write_them(given):
     assert arguments("--sites", *given.split(), "--bsz", "4").sites == ["encoder", "cross"]

@@ -262,6 +262,11 @@ def test_what_other_adapters_left_is_not_gone_on_with(runs, tmp_path, monkeypatc
     assert rows == Run(runs["adapters"]).read_generations("test") != Run(runs["others"]).read_generations("test")
 
 
+def test_a_number_of_threads_below_1_is_refused():
+    with pytest.raises(UserError, match="--threads -1: must be at least 1"):
+        run_generation.generate(GenerationArguments(threads=-1))
+
+
 def test_two_decodings_into_one_file_are_kept_apart(tmp_path):
     with PartialOutputs(tmp_path / "out.partial", 1) as first:
         first.add({0: "a"})

@@ -15,16 +15,20 @@ import pytest
 import torch
 from conftest import SENTENCES
 from safetensors.torch import load_file
-from small_runs import PRETRAINING, start, write_text
+from small_runs import PRETRAINING, flags, start, write_text
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from seq2seq import pretraining_data
 from seq2seq.curves import read_rows
+from seq2seq.finetune import BART
+from seq2seq.parsing import parse
+from seq2seq.pretrain import load_or_create
 from seq2seq.pretraining_data import (
     UNIT,
     Denoiser,
     EpochOrder,
     WindowBatches,
+    bytes_of_tokens,
     read_documents,
     text_files,
     tokenise_corpus,
@@ -32,6 +36,12 @@ from seq2seq.pretraining_data import (
 )
 from seq2seq.runs import Run
 from seq2seq.utils import UserError
+
+
+def broken_off(path: Path) -> Iterator[str]:
+    """In place of `read_documents`: an interruption behind the first document."""
+    yield "The first document."
+    raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +161,38 @@ class TestFiles:
         with pytest.raises(AssertionError):
             tokenise_corpus(text_files(text), tokenizer, tmp_path)
 
+    @pytest.mark.parametrize("damage", ["cut", "gone", "being written"])
+    def test_a_corpus_that_is_not_whole_is_made_again(self, text, tokenizer, tmp_path, damage):
+        first = np.array(tokenise_corpus(text_files(text), tokenizer, tmp_path))
+        (tokens,) = tmp_path.glob("*.bin")
+        if damage == "gone":
+            tokens.unlink()
+        elif damage == "cut":
+            tokens.write_bytes(tokens.read_bytes()[:-500])
+        else:
+            tokens.with_suffix(".json").unlink()
+        assert np.array_equal(tokenise_corpus(text_files(text), tokenizer, tmp_path), first)
+        assert {path.suffix for path in tmp_path.iterdir()} == {".bin", ".json"}
+
+    def test_one_that_reads_the_corpus_keeps_it_while_another_writes_it(self, text, tokenizer, tmp_path, monkeypatch):
+        corpus = tokenise_corpus(text_files(text), tokenizer, tmp_path)
+        first = np.array(corpus)
+        monkeypatch.setattr(pretraining_data, "read_documents", broken_off)
+        (tmp_path / next(tmp_path.glob("*.json"))).unlink()
+        with pytest.raises(KeyboardInterrupt):
+            tokenise_corpus(text_files(text), tokenizer, tmp_path)
+        assert np.array_equal(corpus, first) and [path.suffix for path in tmp_path.iterdir()] == [".bin"]
+
+    def test_the_home_folders_sign_is_read(self, text, monkeypatch):
+        monkeypatch.setenv("HOME", str(text.parent))
+        assert text_files(f"~/{text.name}") == text_files(text)
+
+    @pytest.mark.parametrize("said", ["Straße – 12", "Ελλάδα", "東京は雨", " two  blanks\n"])
+    def test_the_bytes_of_a_text_are_those_of_its_tokens(self, tokenizer, said):
+        ids = tokenizer(f" {said}")["input_ids"]
+        sizes = bytes_of_tokens(tokenizer)[torch.tensor(ids)]
+        assert sizes.sum() == len(f" {said}".encode()) and sizes[0] == sizes[-1] == 0
+
     def test_the_corpus_is_streamed(self, tokenizer):
         taken = 0
 
@@ -194,6 +236,10 @@ class TestNoise:
         assert 400 * 75 / masks == pytest.approx(3, abs=0.15)
         assert np.mean(lengths) == pytest.approx(3, abs=0.15) and np.var(lengths) == pytest.approx(3, abs=0.3)
         assert lengths.count(0) / len(lengths) == pytest.approx(math.exp(-3), abs=0.02)
+
+    def test_a_source_is_never_longer_than_its_text(self, tokenizer):
+        pairs = [Denoiser(tokenizer, 0.3, 1.0, False)(self.IDS, np.random.default_rng(seed)) for seed in range(200)]
+        assert max(len(source) - len(target) for source, target in pairs) == 0
 
     def test_sentences_change_places_and_nothing_is_lost(self, tokenizer):
         said = " ".join(SENTENCES)
@@ -255,6 +301,11 @@ class TestBatches:
         assert bool(((batch["labels"] >= 0) | (batch["labels"] == -100)).all())
         assert len(batch["input_ids"]) in (8, 16)
 
+    def test_a_pad_token_within_a_text_is_seen(self, tokenizer):
+        rows = [np.array([0, 7, 1, 9, 2]), np.array([0, 7, 2])]
+        batch = Denoiser(tokenizer, 0.3, 3.0, True).collate([(row, row) for row in rows])
+        assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
+
     def test_a_resumed_epoch_skips_what_is_done_and_the_next_one_is_whole(self):
         order = EpochOrder(4)
         order.set_epoch(1)
@@ -299,8 +350,8 @@ class TestTheRun:
             batch = batches[0, i]
             with torch.no_grad():
                 loss = model(**batch).loss
-            for row in batch["labels"]:
-                size += len(tokenizer.decode(row[row >= 0], skip_special_tokens=True).encode())
+            words = batch["labels"][batch["labels"] > 3]
+            size += sum(len(word) for word in tokenizer.convert_ids_to_tokens(words))  # a character for each byte
             nats += loss.item() * int((batch["labels"] >= 0).sum())
         logged = [float(row["val_bits_per_byte"]) for row in read_rows(run.metrics_csv) if row["val_bits_per_byte"]]
         assert logged[-1] == pytest.approx(nats / math.log(2) / size, rel=1e-4)
@@ -335,6 +386,30 @@ class TestTheRun:
             for name in ("schedule", "last")
         ]
         assert measured[0] == measured[1] and measured[0][0] == measured[0][1]
+
+    def test_what_is_kept_is_the_best(self, run, options, tmp_path):
+        further = {
+            **options,
+            "base_config": None,
+            "vocab_size": None,
+            "max_steps": 4,
+            "learning_rate": 1,
+            "warmup_steps": 6,
+        }
+        start(**further, model_name_or_path=run.model, val_every_steps=1, output_dir=tmp_path / "r")
+        worse = Run(tmp_path / "r")
+        measured = [float(row["val_bits_per_byte"]) for row in read_rows(worse.metrics_csv)]
+        assert min(measured) < measured[-1]
+        kept = load_file(worse.model / "model.safetensors")["model.shared.weight"]
+        name = "model.model.shared.weight"
+        best, last = (torch.load(path, weights_only=True)["state_dict"][name].bfloat16()
+                      for path in (worse.best_checkpoint, worse.last_checkpoint))  # fmt: skip
+        assert torch.equal(kept, best) and not torch.equal(kept, last)
+
+    def test_the_attention_asked_for_is_a_new_bases_too(self, options):
+        arguments = parse(flags(**options, attn_implementation="eager"), "train_bart.py")
+        model, _ = load_or_create(arguments, BART, text_files(options["data_dir"]), Run("nowhere"))
+        assert model.config._attn_implementation == "eager"
 
     def test_a_given_tokenizer_is_taken(self, run, options, tmp_path):
         given = {**options, "valid_file": None, "vocab_size": None, "max_steps": 1}
