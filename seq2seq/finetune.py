@@ -23,7 +23,7 @@ from seq2seq.arguments import PREFIX_MODES, Arguments, inputs_of, located, place
 from seq2seq.data import LengthBuckets, TokenSet, check_room, tokenise
 from seq2seq.decoding import decode, generate_texts
 from seq2seq.lightning_base import BaseTransformer, PrefixTransformer
-from seq2seq.loading import Family, load_base, load_pretrained, load_run
+from seq2seq.loading import Family, check_positions, load_base, load_pretrained, load_run
 from seq2seq.metrics import score
 from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.pretrain import Denoising, pretrain
@@ -214,6 +214,7 @@ def train(arguments: Arguments, family: Family) -> None:
     check_rhythm(module, arguments)
     if arguments.distill_from:
         teacher = load_pretrained(arguments.distill_from, arguments, family, "--distill_from")[0]
+        check_positions(teacher, arguments, task, f"--distill_from {arguments.distill_from}")
         module.learn_from(teacher.to(module.base.dtype))  # type: ignore[arg-type]
     if arguments.resume:
         check_origin(directory, module)

@@ -72,7 +72,7 @@ def load_base(arguments: Arguments, task: Task, family: Family) -> tuple[PreTrai
     model, tokenizer = load_pretrained(name, arguments, family)
     if arguments.mode in ("prefixtune", "adaptertune") and resolve_precision(arguments.precision) == "bf16":
         model = model.to(dtype=torch.bfloat16)  # type: ignore[call-arg]
-    _check_positions(model, tokenizer, arguments, task, name)
+    check_positions(model, arguments, task, name, _prefix_length(arguments, tokenizer))
     _check_length_norm(model, task, name)
     _tell_languages(model, tokenizer, task)
     return model, tokenizer
@@ -85,7 +85,7 @@ def load_run(run: Run, arguments: Arguments, task: Task, family: Family) -> tupl
     """
     if run.model.is_dir():
         model, tokenizer = load_pretrained(str(run.model), arguments, family)
-        _check_positions(model, tokenizer, arguments, task, str(run.model))
+        check_positions(model, arguments, task, str(run.model), _prefix_length(arguments, tokenizer))
         _check_length_norm(model, task, str(run.model))
         _tell_languages(model, tokenizer, task)
     elif run.prefix.is_file() or run.adapters.is_file():
@@ -133,31 +133,36 @@ def load_pretrained(
         ) from error
 
 
-def _check_positions(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, arguments: Arguments, task: Task, name: str
-) -> None:
+def check_positions(model: PreTrainedModel, arguments: Arguments, task: Task, name: str, prefix: int = 0) -> None:
+    """Raise UserError where the task's texts do not fit into the model's position table.
+
+    Args:
+        name: of the model, for the line that says so.
+        prefix: vectors in front of a decoder's source.
+    """
     table = getattr(model.config, "max_position_embeddings", None)
-    lengths = {
-        "max_source_length": task.max_source_length,
-        "max_target_length": task.max_target_length,
-        "val_max_target_length": task.val_max_target_length,
-        "max_length": task.search.max_length,
-    }
-    for flag, length in lengths.items():
-        if table is not None and length > table:
-            raise UserError(f"--{flag} {length}: {name} has {table} positions; give at most {table}")
-    if table is None or model.config.is_encoder_decoder:
+    if table is None:
         return
-    prefix = _prefix_length(arguments, tokenizer)
-    whole = prefix + task.max_source_length + max(task.max_target_length, task.search.max_length)
+    targets = {"max_target_length": task.max_target_length, "max_length": task.search.max_length}
+    if arguments.do_train:
+        targets["val_max_target_length"] = task.val_max_target_length
+    sources = {} if arguments.format_mode == "nopeek" else {"max_source_length": task.max_source_length}
+    for flag, length in {**sources, **targets}.items():
+        if length > table:
+            raise UserError(f"--{flag} {length}: {name} has {table} positions; give at most {table}")
+    if model.config.is_encoder_decoder:
+        return
+    source, longest = sum(sources.values()), max(targets, key=lambda flag: targets[flag])
+    whole = prefix + source + targets[longest]
     if whole > table:  # a decoder has prefix, source and target in one row
-        most = task.max_source_length - (whole - table)
-        longest = "--max_target_length" if task.max_target_length >= task.search.max_length else "--max_length"
-        others = f"lower {longest}{' or --preseqlen' if prefix else ''}"
+        most = source - (whole - table)
+        flag, length, others = longest, targets[longest], ["the prefix"] * bool(prefix)
+        if sources:
+            flag, length, others = "max_source_length", source, ["the target", *others]
+        lower = f"lower --{longest}{' or --preseqlen' if prefix else ''}"
         raise UserError(
-            f"--max_source_length {task.max_source_length}: with the target"
-            f"{' and the prefix' if prefix else ''} a row has up to {whole} tokens, and {name} {table} positions; "
-            f"{f'give at most {most}' if most > 0 else others}"
+            f"--{flag} {length}: with {' and '.join(others)} a row has up to {whole} tokens, and {name} {table} "
+            f"positions; {f'give at most {most}' if most > 0 else lower}"
         )
 
 

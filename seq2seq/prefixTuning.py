@@ -183,8 +183,7 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         """
         ids = ids_of_words(text, tokenizer)
         length = self.preseqlen if self.length_given else len(ids)
-        if self.shift_positions:
-            check_positions(self.model, length, 1)
+        check_positions(self.model, length, int(self.shift_positions))  # the base reads the words
         modules = self.trained()
         for module in modules.values():
             module.resize(length)
@@ -336,6 +335,7 @@ class PrefixEmbTuning(PrefixTuning):
         base_dropout: bool | None = None,
     ) -> None:
         super().__init__(model, preseqlen, mid_dim, False, sites, dropout, shift_positions, base_dropout)
+        check_positions(model, self.preseqlen, 0)  # the base reads the vectors
 
     def _make(self) -> dict[str, Parametrisation]:
         available = find_sites(self.model)

@@ -30,12 +30,13 @@ KeyValues = dict[nn.Module, tuple[Tensor, Tensor]]
 @contextmanager
 def as_evaluated(model: PreTrainedModel) -> Iterator[None]:
     """While open, the base computes without dropout."""
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, training in modes.items():  # the embeddings' may be another than their model's
+            module.training = training
 
 
 def ids_of_words(text: str, tokenizer: Any) -> list[int]:
@@ -58,7 +59,9 @@ def key_values_of_vectors(
     """{site: (L, 2, B, H, P, D)}, what each attention makes of input vectors (B, P, width), without any prefix.
 
     vectors: by stack, "encoder" and "decoder"; a decoder that has none reads a zero vector, for its cross-attention.
+    Raises UserError where the base has fewer positions than there are vectors.
     """
+    check_positions(model, max(x.shape[1] for x in vectors.values()), 0)
     live = LivePrefix({}, record=True)
     if not model.config.is_encoder_decoder:
         given = {"inputs_embeds": vectors["decoder"], "attention_mask": _all_visible(vectors["decoder"])}

@@ -246,7 +246,6 @@ class TestTask:
             7,
         )
 
-
     def test_of_a_run_that_is_decoded_stay_beside_a_recipe_that_does_not_name_them(self, tmp_path):
         (tmp_path / "config.yaml").write_text("task: xsum\ndata_dir: old\nnum_beams: 3\neval_bsz: 7\nbsz: 7\n")
         (tmp_path / "speed.yaml").write_text("eval_bsz: 4\nbsz: 5\n")

@@ -130,6 +130,24 @@ def test_collapse_leaves_keys_and_values_that_a_plain_prefix_reads(family: str, 
     assert torch.equal(back(**inputs).logits, prefix(**inputs).logits)
 
 
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+def test_more_vectors_or_words_than_the_base_has_positions_are_refused(family: str) -> None:
+    said = "prefix length 65 .*exceed the base's 64 positions"
+    with pytest.raises(UserError, match=said):
+        embedding(family, preseqlen=65)
+    prefix = PrefixTuning(tiny.base(family), preseqlen=65, shift_positions=False)
+    with pytest.raises(UserError, match=said):
+        prefix.init_from_text("words", lambda text, add_special_tokens: {"input_ids": [7]})
+    assert prefix.past_key_values()["decoder"][0][0].shape[1] == 65  # still whole
+
+
+def test_a_look_at_keys_and_values_leaves_each_modules_mode() -> None:
+    prefix = embedding("gpt2").train()
+    modes = [module.training for module in prefix.modules()]
+    prefix.past_key_values()
+    assert [module.training for module in prefix.modules()] == modes and len(set(modes)) == 2
+
+
 def test_what_is_kept_is_computed_without_the_bases_dropout() -> None:
     still = embedding("bart").past_key_values()
     prefix = embedding("bart").train()

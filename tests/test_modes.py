@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_runs import flags, start
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from gpt2.run_language_modeling import GPT2
 from seq2seq.arguments import Arguments
@@ -200,6 +200,16 @@ class TestDistillation:
         assert run
         losses = [float(row["train_loss"]) for row in read_rows(run / "metrics.csv")]
         assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+    def test_a_teacher_with_too_few_positions_is_refused(self, family, tmp_path):
+        config = AutoConfig.from_pretrained(family["model_name_or_path"])
+        short = {"n_positions": 40} if config.model_type == "gpt2" else {"max_position_embeddings": 40}
+        shutil.copytree(family["model_name_or_path"], tmp_path / "teacher")
+        config.update(short)
+        auto = AutoModelForCausalLM if config.model_type == "gpt2" else AutoModelForSeq2SeqLM
+        auto.from_config(config).save_pretrained(tmp_path / "teacher")
+        with pytest.raises(UserError, match="--max_source_length 56: --distill_from .*/teacher has 40 positions; give"):
+            start(**family, distill_from=tmp_path / "teacher", output_dir=tmp_path / "run")
 
     @pytest.mark.parametrize("mode, dtype", [("prefixtune", torch.bfloat16), ("finetune", torch.float32)])
     def test_the_teacher_computes_in_the_students_precision(self, small, tmp_path, monkeypatch, mode, dtype):

@@ -170,6 +170,21 @@ class TestBases:
             start(**given, output_dir=tmp_path / "run")
         start(**{**given, "max_source_length": 108, "max_steps": 1, "n_val": 0}, output_dir=tmp_path / "run")
 
+    @pytest.mark.parametrize("longest", ["max_target_length", "val_max_target_length", "max_length"])
+    def test_a_row_has_the_longest_target_of_training_validation_and_search(self, small_gpt2, tmp_path, longest):
+        given = {**small_gpt2, "max_source_length": 100, "preseqlen": 3, longest: 40}
+        with pytest.raises(UserError, match="with the target and the prefix a row has up to 143 .*; give at most 85"):
+            start(**given, output_dir=tmp_path / "run")
+
+    def test_a_hidden_source_takes_no_positions(self, small_gpt2, tmp_path):
+        given = {**small_gpt2, "format_mode": "nopeek", "max_source_length": 500, "preseqlen": 4, "n_val": 0}
+        start(**{**given, "max_target_length": 124, "max_steps": 1}, output_dir=tmp_path / "run")
+        said = (
+            "--max_target_length 125: with the prefix a row has up to 129 tokens, .*; lower --max_target_length or --p"
+        )
+        with pytest.raises(UserError, match=said):
+            start(**{**given, "max_target_length": 125}, output_dir=tmp_path / "other")
+
     def test_a_row_behind_as_many_vectors_as_there_are_words_is_refused(self, small_gpt2, tmp_path):
         words = AutoTokenizer.from_pretrained(small_gpt2["model_name_or_path"]).tokenize(SENTENCES[0])
         fits = 128 - 16 - len(words)
