@@ -42,7 +42,7 @@ COMMON = 700  # entries of the vocabulary: a word of one token below it (the com
 JOINED = 0.6  # share of the telling words next to each other that become one span, as `coffee shop` is one value
 
 
-class TextForms:
+class PretrainingForms:
     """Token ids of a window -> (source, target) in one of the forms, drawn at random; a plain text has no source.
 
     share: of windows that get a text-to-text form; 0 = plain text only.
@@ -192,7 +192,7 @@ class CausalLanguageModelling:
         return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": pad}
 
     @staticmethod
-    def form(tokenizer: PreTrainedTokenizerFast, arguments: Arguments, held_out: bool) -> TextForms:
+    def form(tokenizer: PreTrainedTokenizerFast, arguments: Arguments, held_out: bool) -> PretrainingForms:
         """The mix for training; plain text alone for held-out text, so that bits per byte are the language model's.
 
         Raises UserError for options of the mix's noise where there is no mix.
@@ -203,7 +203,7 @@ class CausalLanguageModelling:
                 raise UserError(
                     f"--{name} {value}: does nothing to plain text; give --text_to_text_share, or leave it out"
                 )
-        return TextForms(tokenizer, 0.0 if held_out else arguments.text_to_text_share, *noise.values())
+        return PretrainingForms(tokenizer, 0.0 if held_out else arguments.text_to_text_share, *noise.values())
 
     @staticmethod
     def start_copying(model: GPT2LMHeadModel, seed: int) -> None:

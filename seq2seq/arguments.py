@@ -24,13 +24,6 @@ INPUTS = (
     *("data_dir", "valid_file"),
 )
 MAY_BE_ON_THE_HUB = ("model_name_or_path", "distill_from", "tokenizer_name_or_path", "embeddings_from")
-# What may differ when a run is resumed; anything else would be ignored, or would not be the same training.
-MAY_CHANGE = (
-    *("epoch", "max_steps", "max_minutes", "val_every_steps", "save_every_steps", "early_stopping_patience"),
-    *("best_metric", "n_val", "n_test", "eval_bsz", "val_max_target_length", "test_max_target_length", "valid_file"),
-    *("num_beams", "min_length", "max_length", "length_penalty", "no_repeat_ngram_size", "early_stopping"),
-    *("length_norm", "eval_num_beams", "baselines", "cache_dir", "logger", "threads", "gradient_checkpointing"),
-)
 
 
 @dataclass
@@ -231,6 +224,15 @@ class SearchArguments:
     """Stop a search once num_beams hypotheses are finished."""
     length_norm: Literal["target", "prompt"] | None = None
     """What a length penalty counts and when a search may end: by the output alone, or as the authors' (`prompt`)."""
+
+
+# What may differ when a run is resumed; anything else would be ignored, or would not be the same training.
+MAY_CHANGE = (
+    *("epoch", "max_steps", "max_minutes", "val_every_steps", "save_every_steps", "early_stopping_patience"),
+    *("best_metric", "n_val", "n_test", "eval_bsz", "val_max_target_length", "test_max_target_length", "valid_file"),
+    *("eval_num_beams", "baselines", "cache_dir", "logger", "threads", "gradient_checkpointing"),
+    *(f.name for f in fields(SearchArguments)),
+)
 
 
 @dataclass

@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -111,16 +111,6 @@ def fingerprint(*arrays: np.ndarray) -> str:
     return digest.hexdigest()[:16]
 
 
-def padding_share(batches: Iterable[Sequence[int]], source_lengths: np.ndarray, target_lengths: np.ndarray) -> float:
-    """Share of padding among all token slots of these batches, sources and targets together, 0 to 1."""
-    slots = tokens = 0
-    for batch in batches:
-        for lengths in (source_lengths[batch], target_lengths[batch]):
-            slots += len(batch) * int(lengths.max())
-            tokens += int(lengths.sum())
-    return 1 - tokens / slots if slots else 0.0
-
-
 class LengthBuckets(Sampler[list[int]]):
     """Batch sampler: batches of rows of similar length (source first, then target), so that little is padding.
 
@@ -191,10 +181,6 @@ class LengthBuckets(Sampler[list[int]]):
         if self.shuffle:
             batches = [batches[at] for at in rng.permutation(len(batches))]
         return [batch.tolist() for batch in batches[self.rank :: self.num_replicas]]
-
-    def padding_share(self) -> float:
-        """Share of padding among all token slots of the current epoch on this rank, 0 to 1."""
-        return padding_share(self.batches(), self.source_lengths, self.target_lengths)
 
 
 def _halve_until(batches: list[np.ndarray], count: int) -> None:

@@ -35,8 +35,7 @@ NOT_IN_PRETRAINING = (
     *("task", "source_lang", "target_lang", "format_mode", "distill_from", "distill_weight"),
     *("bsz", "eval_bsz", "n_train", "n_val", "n_test", "lowdata", "lowdata_seed", "best_metric", "baselines"),
     *("max_source_length", "max_target_length", "val_max_target_length", "test_max_target_length", "eval_num_beams"),
-    *("num_beams", "min_length", "max_length", "length_penalty", "no_repeat_ngram_size", "early_stopping"),
-    *("length_norm", "objective_mode", "source_prefix"),
+    *("objective_mode", "source_prefix", *(f.name for f in fields(SearchArguments))),
 )
 # What changes something in --do_train no; all else is as the run that is decoded was trained.
 _GROUPS = (InputArguments, SearchArguments, DecodingArguments, MachineArguments)

@@ -4,7 +4,7 @@ A score is computed once over the whole corpus; means over batches differ from i
 What a well-kept library measures is left to it: ROUGE to rouge-score, BLEU, chrF and TER to sacrebleu; what the E2E
 challenge defines in its own way is in `metrics_e2e.py`. `python -m seq2seq.metrics GENERATED REFERENCES` scores files.
 
-A further metric is one function of the type `Family` and its names in `METRICS`.
+A further metric is one function of the type `MetricFamily` and its names in `METRICS`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from seq2seq.utils import OneLineParser, UserError, command
 References = Sequence[tuple[str, ...]]
 Scored = dict[str, tuple[float, str]]
 # (names of the family's metrics, hypotheses, references) -> name -> (score, signature)
-Family = Callable[[Sequence[str], list[str], References], Scored]
+MetricFamily = Callable[[Sequence[str], list[str], References], Scored]
 
 
 def score(metrics: Sequence[str], hypotheses: list[str], references: References) -> dict[str, dict]:
@@ -52,7 +52,7 @@ def score(metrics: Sequence[str], hypotheses: list[str], references: References)
         if not record:
             raise ValueError(f"references[{index}] is empty; a record needs at least one reference")
 
-    families: dict[Family, list[str]] = {}
+    families: dict[MetricFamily, list[str]] = {}
     for name in dict.fromkeys(metrics):
         families.setdefault(METRICS[name], []).append(name)
     scored: Scored = {}
@@ -177,7 +177,7 @@ def _mean_percent(values: list[float]) -> float:
     return 100 * math.fsum(values) / len(values)
 
 
-METRICS: dict[str, Family] = {
+METRICS: dict[str, MetricFamily] = {
     "rouge1": _rouge,
     "rouge2": _rouge,
     "rougeL": _rouge,

@@ -91,11 +91,10 @@ class StopOnScore(EarlyStopping):
         monitor: str,
         patience: int,
         mode: str = "max",
-        min_delta: float = 0.0,
         measured_by: Mapping[str, Any] | None = None,
     ) -> None:
         # At the end of validation, before Checkpoints saves, so that the saved count includes it.
-        super().__init__(monitor, min_delta=min_delta, patience=patience, mode=mode, check_on_train_epoch_end=False)
+        super().__init__(monitor, patience=patience, mode=mode, check_on_train_epoch_end=False)
         self.measured_by = dict(measured_by or {})
 
     def state_dict(self) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class TrialFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Search:
+class OptionSearch:
     """What a search's file says, read and checked."""
 
     path: Path
@@ -87,7 +87,7 @@ class Search:
         return arguments.best_metric or task_of(arguments).best_metric
 
 
-def read_search(path: Path, commands: Collection[str], flags: Sequence[str] = ()) -> Search:
+def read_search(path: Path, commands: Collection[str], flags: Sequence[str] = ()) -> OptionSearch:
     """Read a search's file and check it.
 
     flags: options of every trial, as the command line has them; they win over the file's.
@@ -106,7 +106,7 @@ def read_search(path: Path, commands: Collection[str], flags: Sequence[str] = ()
     for name, values in content["space"].items():
         _check_range(path, name, values)
     options = without_task(content["options"], flags)
-    search = Search(
+    search = OptionSearch(
         path, content["command"], options, content.get("trial_options", {}), content["space"], content["trials"],
         content["seed"], flags,
     )  # fmt: skip
@@ -132,7 +132,7 @@ def _ends(values: Any) -> Sequence[Any]:
     return values if isinstance(values, list) else (values["low"], values["high"])
 
 
-def run_search(search: Search, place: Path, launch: Launch) -> list[dict[str, Any]]:
+def run_search(search: OptionSearch, place: Path, launch: Launch) -> list[dict[str, Any]]:
     """Do the trials that are left, each in place/trial<N>; returns all trials, the best first.
 
     A trial that was interrupted goes on in its directory; one that failed before its first step, say for want of data,
@@ -167,7 +167,7 @@ def run_search(search: Search, place: Path, launch: Launch) -> list[dict[str, An
         return write_results(search, study, place)
 
 
-def _open(search: Search, place: Path) -> optuna.Study:
+def _open(search: OptionSearch, place: Path) -> optuna.Study:
     """The search's Optuna study, new or as an earlier call left it; trials that did not train are put up again."""
     import optuna
 
@@ -208,7 +208,7 @@ def _ended(study: optuna.Study) -> list[Any]:
     return [trial for trial in study.trials if trial.state.name == "COMPLETE" or trial.user_attrs.get("trained", False)]
 
 
-def _objective(search: Search, place: Path, launch: Launch, progress: GridProgress) -> Any:
+def _objective(search: OptionSearch, place: Path, launch: Launch, progress: GridProgress) -> Any:
     def objective(trial: optuna.Trial) -> float:
         name = _run_name(trial)
         values = {option: _suggest(trial, option, values) for option, values in search.space.items()}
@@ -252,7 +252,7 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def write_results(search: Search, study: optuna.Study, place: Path) -> list[dict[str, Any]]:
+def write_results(search: OptionSearch, study: optuna.Study, place: Path) -> list[dict[str, Any]]:
     """Write trials.csv, trials.md and best.yaml; returns the trials, the best first, failed ones last."""
     sign = 1 if search.metric in LOWER_IS_BETTER else -1
     last = {_run_name(t): t for t in study.trials if t.state.name == "COMPLETE" or "error" in t.user_attrs}
@@ -280,7 +280,7 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "–" if value is None else str(value)
 
 
-def _recipe(search: Search, values: dict[str, Any]) -> str:
+def _recipe(search: OptionSearch, values: dict[str, Any]) -> str:
     """The options that the search's file, its flags and its best trial name, as YAML."""
     arguments = search.arguments(values, trial=False)
     names = ["mode", *search.options, *values, *sorted(flags_of(search.flags)), "seed"]

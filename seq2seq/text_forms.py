@@ -43,23 +43,19 @@ class Batch(TypedDict):
 class Seq2SeqForm:
     """Encoder-decoders: source and target as the tokenizer itself frames them, padded on the right.
 
-    `source_prefix` is text straight in front of every source. `pad_to_multiple_of` raises S and T to a multiple of so
-    many tokens, which some accelerators need for speed.
+    `source_prefix` is text straight in front of every source.
     Raises UserError for a tokenizer that is no fast one, or without a pad token.
     """
 
     name = "seq2seq"
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, source_prefix: str = "", pad_to_multiple_of: int | None = None
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, source_prefix: str = "") -> None:
         _check_fast(tokenizer)
         if tokenizer.pad_token_id is None:
             raise UserError(f"{type(tokenizer).__name__} has no pad token; set one in tokenizer_config.json")
         self.tokenizer: Any = tokenizer
         self.source_prefix = source_prefix
         self.special = tokenizer.num_special_tokens_to_add()
-        self.multiple = pad_to_multiple_of or 1
 
     def sources(self, texts: list[str], limit: int) -> Iterator[tuple[Sequence[int], bool]]:
         """(token ids, whether the text was cut) of each source, at most `limit` tokens."""
@@ -75,11 +71,11 @@ class Seq2SeqForm:
     def collate(self, examples: Sequence[Example]) -> Batch:
         """A batch to train on."""
         sources = [example["input_ids"] for example in examples]
-        input_ids_BS = pad_rows(sources, self.tokenizer.pad_token_id, self.multiple)
+        input_ids_BS = pad_rows(sources, self.tokenizer.pad_token_id)
         return {
             "input_ids": input_ids_BS,
             "attention_mask": right_padded_mask(sources, input_ids_BS.shape[1]),
-            "labels": pad_rows([example["labels"] for example in examples], IGNORE, self.multiple),
+            "labels": pad_rows([example["labels"] for example in examples], IGNORE),
             "index": torch.tensor([example["index"] for example in examples]),
         }
 
@@ -151,10 +147,9 @@ class CausalForm:
 TextForm = Seq2SeqForm | CausalForm
 
 
-def pad_rows(rows: Sequence[np.ndarray], value: int, multiple: int = 1) -> torch.Tensor:
-    """Rows of token ids as one int64 tensor (B, T), filled on the right with `value` to a multiple of tokens."""
-    width = -(-max(len(row) for row in rows) // multiple) * multiple
-    padded = np.full((len(rows), width), value, dtype=np.int64)
+def pad_rows(rows: Sequence[np.ndarray], value: int) -> torch.Tensor:
+    """Rows of token ids as one int64 tensor (B, T), filled on the right with `value`."""
+    padded = np.full((len(rows), max(len(row) for row in rows)), value, dtype=np.int64)
     for i, row in enumerate(rows):
         padded[i, : len(row)] = row
     return torch.from_numpy(padded)

@@ -9,7 +9,7 @@ import pytest
 from small_runs import write_text
 
 from gpt2 import pretraining_forms
-from gpt2.pretraining_forms import END_OF_TEXT, CausalLanguageModelling, TextForms
+from gpt2.pretraining_forms import END_OF_TEXT, CausalLanguageModelling, PretrainingForms
 from seq2seq.arguments import Arguments
 from seq2seq.pretraining_data import UNIT, text_files, train_tokenizer
 from seq2seq.utils import IGNORE, UserError
@@ -40,8 +40,8 @@ class Always:
         return np.arange(n)
 
 
-def forms(tokenizer, share: float = 0.99) -> TextForms:
-    return TextForms(tokenizer, share, mask_ratio=0.3, span_mean=3.0, permute=True)
+def forms(tokenizer, share: float = 0.99) -> PretrainingForms:
+    return PretrainingForms(tokenizer, share, mask_ratio=0.3, span_mean=3.0, permute=True)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from gpt2 import tune as command
 from seq2seq.grid import BUSY, Launch
 from seq2seq.parsing import parse
 from seq2seq.runs import Run, read_options
-from seq2seq.search import Search, best_validation, read_search, run_search
+from seq2seq.search import OptionSearch, best_validation, read_search, run_search
 from seq2seq.tasks import TASKS
 from seq2seq.utils import UserError, lock
 
@@ -72,7 +72,7 @@ def file_of(tmp_path) -> Callable[..., Path]:
     return write
 
 
-def search_of(path: Path, *given: str) -> Search:
+def search_of(path: Path, *given: str) -> OptionSearch:
     return read_search(path, experiment.PROGRAMS, given)
 
 
