@@ -95,7 +95,7 @@ def as_arguments(options: GenerationArguments, run: Run) -> Arguments:
     changed = {name: value for name, value in given.items() if value is not None and name != "overwrite"}
     if options.split not in (None, "test"):  # how many of the test records were scored says nothing about others
         own.pop("n_test", None)
-    if options.task:  # another task's data, lengths and search are its own
+    if options.task not in (None, own.get("task")):  # another task's data, lengths and search are its own
         own = {name: value for name, value in own.items() if name not in ("task", *OF_THE_TASK)}
     return Arguments(**{**own, **changed, "do_train": False, "prefix_model_path": str(run.directory)})
 

@@ -196,12 +196,14 @@ def _slice(flat: np.ndarray, offsets: np.ndarray, i: int) -> np.ndarray:
 
 
 def check_room(form: TextForm, **limits: int) -> None:
-    """Raise UserError for the first limit, named by its flag, that leaves no token beside the form's special ones."""
+    """Raise UserError for the first limit, named by its flag, that leaves no token beside what is always there."""
     for flag, limit in limits.items():
-        if limit <= form.special:
-            raise UserError(
-                f"--{flag} {limit}: no room beside the {form.special} special tokens; give at least {form.special + 1}"
-            )
+        taken, what = form.special, f"the {form.special} special tokens"
+        if form.source_prefix and flag == "max_source_length":
+            words = len(form.tokenizer(form.source_prefix, add_special_tokens=False)["input_ids"])
+            taken, what = taken + words, f"{what} and the {words} of --source_prefix"
+        if limit <= taken:
+            raise UserError(f"--{flag} {limit}: no room beside {what}; give at least {taken + 1}")
 
 
 def _token_arrays(

@@ -102,8 +102,9 @@ def refuse_in_decoding(options: Iterable[str], arguments: Arguments, run: Mappin
     """
     for option in options:
         value = getattr(arguments, option, None)
-        if option not in IN_DECODING and value != run.get(option, value):
+        own = run.get(option, getattr(Arguments, option, value))  # a run of an earlier version has not all options
+        if option not in IN_DECODING and value != own:
             raise UserError(
-                f"--{option} {value}: changes nothing in the decoding of a run that was trained with {run[option]}; "
+                f"--{option} {value}: changes nothing in the decoding of a run that was trained with {own}; "
                 "leave it out"
             )

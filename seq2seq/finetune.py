@@ -214,7 +214,7 @@ def train(arguments: Arguments, family: Family) -> None:
     check_rhythm(module, arguments)
     if arguments.distill_from:
         teacher = load_pretrained(arguments.distill_from, arguments, family, "--distill_from")[0]
-        check_positions(teacher, arguments, task, f"--distill_from {arguments.distill_from}")
+        check_positions(teacher, arguments, task, f"--distill_from {arguments.distill_from}", generates=False)
         module.learn_from(teacher.to(module.base.dtype))  # type: ignore[arg-type]
     if arguments.resume:
         check_origin(directory, module)

@@ -133,26 +133,31 @@ def load_pretrained(
         ) from error
 
 
-def check_positions(model: PreTrainedModel, arguments: Arguments, task: Task, name: str, prefix: int = 0) -> None:
+def check_positions(
+    model: PreTrainedModel, arguments: Arguments, task: Task, name: str, prefix: int = 0, generates: bool = True
+) -> None:
     """Raise UserError where the task's texts do not fit into the model's position table.
 
     Args:
         name: of the model, for the line that says so.
         prefix: vectors in front of a decoder's source.
+        generates: a teacher does not.
     """
     table = getattr(model.config, "max_position_embeddings", None)
     if table is None:
         return
-    targets = {"max_target_length": task.max_target_length, "max_length": task.search.max_length}
+    targets: dict[str, int] = {}
     if arguments.do_train:
-        targets["val_max_target_length"] = task.val_max_target_length
+        targets |= {"max_target_length": task.max_target_length, "val_max_target_length": task.val_max_target_length}
+    if generates:
+        targets["max_length"] = task.search.max_length
     sources = {} if arguments.format_mode == "nopeek" else {"max_source_length": task.max_source_length}
     for flag, length in {**sources, **targets}.items():
         if length > table:
             raise UserError(f"--{flag} {length}: {name} has {table} positions; give at most {table}")
     if model.config.is_encoder_decoder:
         return
-    source, longest = sum(sources.values()), max(targets, key=lambda flag: targets[flag])
+    source, longest = sum(sources.values()) or 1, max(targets, key=lambda flag: targets[flag])
     whole = prefix + source + targets[longest]
     if whole > table:  # a decoder has prefix, source and target in one row
         most = source - (whole - table)

@@ -56,10 +56,16 @@ def _of_the_run(arguments: Arguments, flags: Mapping[str, str]) -> Arguments:
     run = read_options(config) if config.is_file() else {}
     refuse_in_decoding(flags, arguments, run)
     known, given = {f.name for f in fields(Arguments)} - IN_DECODING, set(flags)
+    changes: dict[str, Any] = {}
     if "config" in flags:
+        changes = {name: getattr(Arguments, name) for name in known if hasattr(Arguments, name)}  # the run may be older
         given |= read_options(Path(flags["config"])).keys()
+    own_task = run.get("task") or ("custom" if run.get("data_dir") else None)
+    if "task" in given and arguments.task in (None, own_task):
+        given.remove("task")
+    if "config" in flags:
         known |= IN_DECODING - {*given, *ABOUT_THE_CALL, "config"}
-    changes: dict[str, Any] = {name: value for name, value in run.items() if name in known}
+    changes |= {name: value for name, value in run.items() if name in known}
     if "task" in given:
         changes |= {name: None for name in OF_THE_TASK if name not in given}
     try:
@@ -122,6 +128,7 @@ def reader(
             wrong = wrong_kind(error, kind, flags_of(argv), recipe)
             raise UserError(wrong or f"{program}: {one_line(error)}; see --help") from None
         values = {name: value for name, value in vars(parsed).items() if name in names}
+        values |= _texts(kind, flags_of(argv), recipe)
         try:
             for field in fields(kind):  # type: ignore[arg-type]
                 if values[field.name] is None and "None" not in str(field.type):
@@ -132,6 +139,13 @@ def reader(
         return _of_the_program(options, program) if isinstance(options, Arguments) else options  # type: ignore[return-value]
 
     return read
+
+
+def _texts(kind: Any, flags: Mapping[str, str], recipe: Path | None) -> dict[str, str]:
+    """Options that are texts, as they stand: the parser takes them for YAML, in which `# x` is a comment."""
+    given = {**(read_options(recipe) if recipe else {}), **flags}
+    texts = [field.name for field in fields(kind) if field.type in ("str", "str | None")]
+    return {name: given[name] for name in texts if isinstance(given.get(name), str) and given[name] != "null"}
 
 
 def _of_the_program(arguments: Arguments, program: str) -> Arguments:

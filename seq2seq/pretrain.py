@@ -184,7 +184,9 @@ def load_or_create(arguments: Arguments, family: Family, files: list[Path], run:
         )
         _check_family(config, objective, "base_config")
         torch.manual_seed(arguments.seed)
-        model = objective.model_class._from_config(config, attn_implementation=arguments.attn_implementation)
+        model = objective.model_class._from_config(
+            config, dtype=torch.float32, attn_implementation=arguments.attn_implementation
+        )
     except (TypeError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
         reason = one_line(error)
         raise UserError(f"base_config: {reason}; see transformers' {kind} for the fields") from None

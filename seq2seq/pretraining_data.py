@@ -17,7 +17,6 @@ import lzma
 import os
 import re
 import sys
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -165,15 +164,16 @@ def _write_corpus(files: list[Path], tokenizer: PreTrainedTokenizerFast, name: P
     name.parent.mkdir(parents=True, exist_ok=True)
     newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
     count = 0
-    with tempfile.NamedTemporaryFile(dir=name.parent, prefix=name.name, suffix=".tmp", delete=False) as out:
-        try:
+    partial = name.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        with partial.open("wb") as out:
             for ids in _encode_in_batches((d for path in files for d in read_documents(path)), tokenizer):
                 count += len(ids) + len(newline)
                 out.write(np.asarray(ids + newline, dtype=dtype).tobytes())
-        except BaseException:
-            Path(out.name).unlink()
-            raise
-    os.replace(out.name, name.with_suffix(".bin"))
+        os.replace(partial, name.with_suffix(".bin"))
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     write_atomically(name.with_suffix(".json"), json.dumps({"tokens": count, "files": [p.name for p in files]}))
 
 
@@ -191,15 +191,22 @@ def _encode_in_batches(
 
 
 def bytes_of_tokens(tokenizer: Any) -> torch.Tensor:
-    """How many bytes of text each token stands for (V,), 0 for special ones.
+    """How many bytes of text each token stands for (V,), 0 for special ones; by the way in which they are written."""
+    decoder = json.dumps(json.loads(tokenizer.backend_tokenizer.to_str())["decoder"])
+    added = tokenizer.added_tokens_decoder
 
-    In a byte-level BPE a token is written with a character for each byte; of others, what it decodes to by itself.
-    """
-    decoder = json.loads(tokenizer.backend_tokenizer.to_str())["decoder"]
-    if "ByteLevel" in json.dumps(decoder):
-        sizes = [len(token) for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
-    else:
-        sizes = [len(tokenizer.decode([i]).encode()) for i in range(len(tokenizer))]
+    def size(i: int, token: str) -> int:
+        if i in added:
+            return len(added[i].content.encode())
+        if "ByteLevel" in decoder:  # a character for each byte
+            return len(token)
+        if "ByteFallback" in decoder and re.fullmatch("<0x[0-9A-F]{2}>", token):
+            return 1
+        if "WordPiece" in decoder:  # a word's first piece has its blank in front
+            return len(token.removeprefix("##").encode()) + (not token.startswith("##"))
+        return len(token.replace("▁", " ").encode())
+
+    sizes = [size(i, token) for i, token in enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))]
     return torch.tensor(sizes).index_fill_(0, torch.tensor(tokenizer.all_special_ids), 0)
 
 

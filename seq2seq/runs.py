@@ -22,7 +22,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -303,9 +303,9 @@ class Run:
     @contextmanager
     def _changing_metrics(self) -> Iterator[None]:
         """While open, other processes wait with their changes to metrics.json: two decodings of a run add to it."""
-        with self.config.open("rb") if self.config.is_file() else nullcontext() as file:
-            if file:
-                lock(file)
+        with ExitStack() as stack:
+            with suppress(OSError):  # no options yet, or not ours to write; some file systems lock no file that is read
+                lock(stack.enter_context(self.config.open("r+b")))
             yield
 
     def _write_metrics(self, merged: Mapping[str, Any]) -> None:

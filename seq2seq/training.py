@@ -148,6 +148,8 @@ def _speed(run: Run) -> dict[str, float]:
     rows = read_rows(run.metrics_csv)
     if not rows:
         return {"train_seconds": 0.0, "examples_per_second": 0.0}
-    examples = [float(row.get("examples") or 1) for row in rows]  # earlier versions did not count them
+    counted = [float(row["examples"]) for row in rows if row.get("examples")]
+    usual = sum(counted) / len(counted) if counted else 1.0  # earlier versions did not count them
+    examples = [float(row.get("examples") or usual) for row in rows]
     seconds = sum(n / float(row["examples_per_second"]) for n, row in zip(examples, rows, strict=True))
     return {"train_seconds": float(rows[-1]["seconds"]), "examples_per_second": sum(examples) / seconds}

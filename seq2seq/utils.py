@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CACHE_NAMES = ("cache", "past_key_values")  # of the models' argument: from transformers 5.24 on, and before
 IGNORE = -100  # label of padding and of source tokens: torch's cross-entropy leaves it out
-WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL}
 OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 
@@ -35,8 +35,12 @@ def one_line(text: object, longest: int | None = None) -> str:
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file's text as a whole: a reader, or a kill in between, finds the old text or the new."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two processes may write it at once
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def lock(file: Any, busy: str | None = None) -> None:

@@ -188,6 +188,9 @@ def test_the_speed_is_that_of_all_examples_not_a_mean_of_the_steps(tmp_path):
     assert training._speed(run) == {"train_seconds": 2.5, "examples_per_second": 8.5}
     run.metrics_csv.write_text("step,examples_per_second,seconds\n1,16,1\n2,1,2.5\n")  # of an earlier version
     assert training._speed(run)["examples_per_second"] == pytest.approx(32 / 17)
+    text = "step,examples_per_second,seconds,examples\n1,4,2,\n2,8,3,8\n"  # resumed by this one
+    run.metrics_csv.write_text(text)
+    assert training._speed(run)["examples_per_second"] == pytest.approx(16 / 3)
 
 
 def test_a_shorter_row_leaves_nothing_of_a_longer_one(tmp_path):

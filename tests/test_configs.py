@@ -256,6 +256,28 @@ class TestTask:
         other = arguments(*decoding, "--eval_bsz", "2")
         assert (other.task, other.data_dir, other.num_beams, other.max_length) == ("cnn_dm", None, None, 50)
         assert (other.eval_bsz, other.do_train, other.prefix_model_path) == (2, False, str(tmp_path))
+        for task in ("xsum", "null"):  # the run's own, and none: the data is the run's
+            (tmp_path / "speed.yaml").write_text(f"task: {task}\nnum_beams: 2\n")
+            again = arguments(*decoding)
+            assert (again.task, again.data_dir, again.num_beams, again.eval_bsz) == ("xsum", "old", 2, 7)
+        assert arguments(*decoding[:4], "--task", "xsum").data_dir == "old"
+
+    def test_that_an_earlier_version_did_not_have_are_the_defaults_in_a_decoding(self, tmp_path):
+        (tmp_path / "config.yaml").write_text("task: xsum\n")
+        (tmp_path / "speed.yaml").write_text("source_prefix: 'In short: '\n")
+        decoding = ("--do_train", "no", "--prefix_model_path", str(tmp_path))
+        assert arguments(*decoding, "--config", str(tmp_path / "speed.yaml")).source_prefix is None
+        with pytest.raises(UserError, match="--source_prefix In short: : changes nothing in the decoding"):
+            arguments(*decoding, "--source_prefix", "In short: ")
+
+
+@pytest.mark.parametrize("text", ["### Input: ", "# x", " # x ", "~", "yes ", "[a", "'a' ", "x: y ", "1 "])
+def test_a_text_is_taken_as_it_stands(text, tmp_path):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"source_prefix": text}))
+    assert arguments("--source_prefix", text).source_prefix == text
+    assert arguments(f"--source_prefix={text}").source_prefix == text
+    assert arguments("--config", str(tmp_path / "mine.yaml")).source_prefix == text
+    assert arguments("--config", str(tmp_path / "mine.yaml"), "--source_prefix", "null").source_prefix is None
 
 
 @pytest.mark.parametrize("given", ["encoder cross", "encoder,cross", "[encoder,cross]", "[encoder, cross]"])

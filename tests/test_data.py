@@ -140,6 +140,13 @@ class TestCache:
             tokens(other, tmp_path)
         assert len(list(tmp_path.iterdir())) == 2
 
+    def test_words_in_front_of_the_source_need_room_as_well(self, tiny_tokenizer):
+        form = Seq2SeqForm(tiny_tokenizer, "The ferry: ")
+        taken = 2 + len(tiny_tokenizer("The ferry: ", add_special_tokens=False)["input_ids"])
+        with pytest.raises(UserError, match=f"--max_source_length {taken}: no room .* --source_prefix; give at least"):
+            tokenise(RECORDS, form, taken, 32, None)
+        tokenise(RECORDS, form, taken + 1, 32, None)
+
     def test_another_end_of_text_token_has_another_cache(self, tiny_tokenizer, tmp_path):
         for number, end in enumerate(("</s>", "<s>"), start=1):
             tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer.backend_tokenizer, eos_token=end)

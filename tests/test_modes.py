@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from seq2seq.arguments import Arguments
 from seq2seq.curves import read_rows
 from seq2seq.finetune import BART, chosen_task, load_split
 from seq2seq.lightning_base import BaseTransformer, distillation_loss
-from seq2seq.loading import load_pretrained
+from seq2seq.loading import check_positions, load_pretrained
 from seq2seq.parsing import parse
 from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.records import Record, draw
 from seq2seq.runs import Run
+from seq2seq.tasks import Search
 from seq2seq.tuning import tune
 from seq2seq.utils import UserError
 
@@ -210,6 +212,11 @@ class TestDistillation:
         auto.from_config(config).save_pretrained(tmp_path / "teacher")
         with pytest.raises(UserError, match="--max_source_length 56: --distill_from .*/teacher has 40 positions; give"):
             start(**family, distill_from=tmp_path / "teacher", output_dir=tmp_path / "run")
+        arguments = parse(flags(**{k: v for k, v in family.items() if k != "program"}), "train_bart.py")
+        task = replace(chosen_task(arguments), max_source_length=20, search=Search(1, 0, 41, 1.0, 0, False))
+        check_positions(auto.from_config(config), arguments, task, "a teacher", generates=False)
+        with pytest.raises(UserError, match="--max_length 41: a base has 40 positions"):
+            check_positions(auto.from_config(config), arguments, task, "a base")
 
     @pytest.mark.parametrize("mode, dtype", [("prefixtune", torch.bfloat16), ("finetune", torch.float32)])
     def test_the_teacher_computes_in_the_students_precision(self, small, tmp_path, monkeypatch, mode, dtype):

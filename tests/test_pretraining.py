@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import lzma
 import math
 from collections import Counter
@@ -16,6 +17,7 @@ import torch
 from conftest import SENTENCES
 from safetensors.torch import load_file
 from small_runs import PRETRAINING, flags, start, write_text
+from tokenizers import Tokenizer, decoders, models
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from seq2seq import pretraining_data
@@ -192,6 +194,23 @@ class TestFiles:
         ids = tokenizer(f" {said}")["input_ids"]
         sizes = bytes_of_tokens(tokenizer)[torch.tensor(ids)]
         assert sizes.sum() == len(f" {said}".encode()) and sizes[0] == sizes[-1] == 0
+
+    @pytest.mark.parametrize("kind", ["Metaspace", "ByteFallback", "WordPiece"])
+    def test_the_bytes_of_tokens_that_are_written_in_other_ways(self, kind):
+        entries, decoder = {
+            "Metaspace": ({"▁mill": 5, "stone": 5, "▁": 1}, decoders.Metaspace()),
+            "ByteFallback": ({"▁mill": 5, "<0xC3>": 1, "é": 2}, decoders.Sequence([decoders.ByteFallback()])),
+            "WordPiece": ({"mill": 5, "##stone": 5, "é": 3}, decoders.WordPiece()),
+        }[kind]
+        backend = Tokenizer(models.WordLevel({"<unk>": 0, **{name: i for i, name in enumerate(entries, 1)}}, "<unk>"))
+        backend.decoder = decoder
+        backend.add_tokens(["café"])
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+        assert bytes_of_tokens(tokenizer).tolist() == [0, *entries.values(), 5]
+
+    def test_the_corpus_may_be_read_by_whom_the_folder_lets(self, text, tokenizer, tmp_path):
+        tokenise_corpus(text_files(text), tokenizer, tmp_path)
+        assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
 
     def test_the_corpus_is_streamed(self, tokenizer):
         taken = 0
@@ -410,6 +429,12 @@ class TestTheRun:
         arguments = parse(flags(**options, attn_implementation="eager"), "train_bart.py")
         model, _ = load_or_create(arguments, BART, text_files(options["data_dir"]), Run("nowhere"))
         assert model.config._attn_implementation == "eager"
+
+    def test_a_new_base_is_trained_in_float32(self, options):
+        sizes = {**json.loads(options["base_config"]), "dtype": "bfloat16"}
+        arguments = parse(flags(**{**options, "base_config": json.dumps(sizes)}), "train_bart.py")
+        model, _ = load_or_create(arguments, BART, text_files(options["data_dir"]), Run("nowhere"))
+        assert model.dtype == torch.float32
 
     def test_a_given_tokenizer_is_taken(self, run, options, tmp_path):
         given = {**options, "valid_file": None, "vocab_size": None, "max_steps": 1}

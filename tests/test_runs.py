@@ -174,8 +174,21 @@ def test_a_file_system_without_locks_is_not_locked(run, monkeypatch):
         run.update_metrics({"train_seconds": 1.0})
     assert run.read_metrics() == {"train_seconds": 1.0}
     monkeypatch.setattr(fcntl, "flock", refuses(errno.EIO))
-    with pytest.raises(OSError, match="no locks"):
+    with pytest.raises(OSError, match="no locks"), run.locked():
+        pass
+
+
+def test_a_write_that_fails_leaves_nothing_beside_the_file(run, monkeypatch):
+    run.update_metrics({"train_seconds": 1.0})
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("seq2seq.utils.os.replace", full)
+    with pytest.raises(OSError, match="full"):
         run.update_metrics({"train_seconds": 2.0})
+    assert [path.name for path in run.directory.iterdir() if path.is_file()] == ["metrics.json"]
+    assert run.read_metrics() == {"train_seconds": 1.0}
 
 
 def test_a_failed_write_leaves_the_metrics_as_they_were(run, monkeypatch):

@@ -178,12 +178,12 @@ class TestBases:
 
     def test_a_hidden_source_takes_no_positions(self, small_gpt2, tmp_path):
         given = {**small_gpt2, "format_mode": "nopeek", "max_source_length": 500, "preseqlen": 4, "n_val": 0}
-        start(**{**given, "max_target_length": 124, "max_steps": 1}, output_dir=tmp_path / "run")
+        start(**{**given, "max_target_length": 123, "max_steps": 1}, output_dir=tmp_path / "run")
         said = (
-            "--max_target_length 125: with the prefix a row has up to 129 tokens, .*; lower --max_target_length or --p"
+            "--max_target_length 124: with the prefix a row has up to 129 tokens, .*; lower --max_target_length or --p"
         )
         with pytest.raises(UserError, match=said):
-            start(**{**given, "max_target_length": 125}, output_dir=tmp_path / "other")
+            start(**{**given, "max_target_length": 124}, output_dir=tmp_path / "other")
 
     def test_a_row_behind_as_many_vectors_as_there_are_words_is_refused(self, small_gpt2, tmp_path):
         words = AutoTokenizer.from_pretrained(small_gpt2["model_name_or_path"]).tokenize(SENTENCES[0])
