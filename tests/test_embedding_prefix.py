@@ -61,6 +61,14 @@ def test_barts_three_sites_are_what_both_stacks_compute_of_their_vectors(sites: 
                 close(own, output[0].unflatten(1, (4, 8)).transpose(0, 1))
 
 
+def test_cross_attention_alone_of_a_decoder_that_is_wider_than_its_encoder() -> None:
+    prefix, stock = embedding("t5gemma", "eager", sites=("cross",)), tiny.base("t5gemma", "eager")
+    encoded = stock.get_encoder()(inputs_embeds=prefix.prefix["encoder"]()[None]).last_hidden_state
+    for layer, (key, value) in zip(stock.get_decoder().layers, prefix.past_key_values()["cross"], strict=True):
+        close(key.transpose(0, 1).flatten(1), layer.cross_attn.k_proj(encoded)[0])
+        close(value.transpose(0, 1).flatten(1), layer.cross_attn.v_proj(encoded)[0])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradients_reach_every_vector_through_the_frozen_base(family: str) -> None:
     prefix = embedding(family).train()

@@ -331,7 +331,7 @@ class TestTheCommand:
 
     def test_gives_other_data_without_a_task_no_task(self, study_file, small):
         path = study_file(options={**shared_options(small), "task": "sample", "data_dir": None})
-        assert {run.arguments.task for run in study_of(path).runs()} == {"sample"}
+        assert {(r.arguments.task, r.arguments.data_dir) for r in study_of(path).runs()} == {("sample", None)}
         moved = {(r.arguments.task, r.arguments.data_dir) for r in study_of(path, "--data_dir", "mine").runs()}
         assert moved == {(None, "mine")}
         kept = {r.arguments.task for r in study_of(path, "--data_dir", "mine", "--task", "xsum").runs()}
@@ -364,6 +364,8 @@ class TestTheCommand:
             ({"colour": "red"}, r"unknown key colour; there are description, command"),
             ({"seeds": 3}, r"seeds: is 3; give a list"),
             ({"seeds": [1, "two"]}, r"seeds: are \[1, 'two'\]"),
+            ({"seeds": []}, r"seeds: are \[\]; give different whole numbers"),
+            ({"seeds": [2, True]}, r"seeds: are \[2, True\]"),
             ({"command": "train"}, r"command: train is none; give train_bart or train_e2e"),
             ({"axes": {"preseqlength": [1, 2]}}, r"axes: unknown option preseqlength"),
             ({"axes": {"preseqlen": 3}}, r"axes: preseqlen: is 3; give a list of values, or cells by name"),
@@ -374,6 +376,12 @@ class TestTheCommand:
             ({"axes": {"a": {"one": {"preseqlength": 1}}}}, r"axes: a: one: unknown option preseqlength"),
             ({"axes": {"a": {"one": 1}}}, r"axes: a: one: is 1; give its options"),
             ({"axes": {"a": {"o/e": {}}}}, r"axes: a: o/e is no name of a cell"),
+            ({"axes": {"a": {"o-e": {}}}}, r"axes: a: o-e is no name of a cell"),
+            ({"axes": {"lowdata_token": ["to a"]}}, r"axes: lowdata_token: 'to a' names no run directory"),
+            ({"axes": {"lowdata": [None, 5]}}, r"axes: lowdata: None names no run directory"),
+            ({"axes": {"lowdata_seed": [1, 2]}}, r"axes: lowdata_seed is set for each run"),
+            ({"axes": {"preseqlen": [1, "1"]}}, r"axes: preseqlen: has a value twice"),
+            ({"axes": {"task": ["xsum", "e2e"]}, "metrics": ["rougeL"]}, r"metrics: task e2e has no rougeL"),
             ({"axes": {"preseqlen": [0]}}, r"cell preseqlen_0: --preseqlen 0: must be at least 1"),
             (
                 {"axes": {"preseqlen": ["five"]}},
@@ -384,8 +392,10 @@ class TestTheCommand:
             ({"x": "length"}, r"x: length is no axis; the axes are preseqlen"),
             ({"axes": {"mode": ["finetune"]}, "log_x": True}, r"log_x: mode has values that are no numbers"),
             ({"axes": {"deep": [False, True]}, "log_x": True}, r"log_x: deep has values that are no numbers"),
+            ({"axes": {"mid_dim": [0, 8]}, "log_x": True}, r"log_x: mid_dim has values that are no numbers above 0"),
             ({"metrics": ["bleu"]}, r"metrics: task custom has no bleu; it has rouge1, "),
             ({"options": {"output_dir": "here", "task": "sample"}}, r"options: output_dir is set for each run"),
+            ({"options": {"config": "a.yaml", "task": "sample"}}, r"options: config is set for each run"),
             ({"options": {"bsz": 4}}, r"options: no data; give the option task or data_dir"),
         ],
     )

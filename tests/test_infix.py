@@ -281,6 +281,9 @@ def test_positions_that_do_not_exist_are_an_error() -> None:
         prefix(input_ids=target[:, :1], source_ids=torch.full((1, 9), 7))
     mask = torch.tensor([[0] * 6 + [1] * 3])
     ids = torch.full((1, 9), 7)
+    with pytest.raises(UserError, match=r"4 \+ 9 .* 12 positions"):  # the longest of a batch counts
+        both = torch.cat((mask, torch.ones_like(mask)))
+        prefix(input_ids=target[:, :1].repeat(2, 1), source_ids=ids.repeat(2, 1), source_attention_mask=both)
     close(
         prefix(input_ids=target, source_ids=ids, source_attention_mask=mask).logits,
         prefix(input_ids=target, source_ids=ids[:, 6:]).logits,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,9 +134,55 @@ def test_what_peft_cannot_hold_is_named(family: str, options: dict[str, Any], na
     assert not (tmp_path / "peft").exists()
 
 
+def test_without_peft_it_is_told_what_to_install(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UserError, match="to_peft: PEFT is not installed; pip install peft"):
+        holdable("gpt2").to_peft(tmp_path / "peft")
+    assert not (tmp_path / "peft").exists()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_configuration_says_what_pefts_own_does(family: str, tmp_path: Path) -> None:
+    trained_by_peft(family, tmp_path / "theirs")
+    prefix = holdable(family)
+    prefix.model.name_or_path = "my/base"
+    prefix.to_peft(tmp_path / "ours")
+    theirs, ours = (json.loads((tmp_path / name / "adapter_config.json").read_text()) for name in ("theirs", "ours"))
+    assert ours.pop("base_model_name_or_path") == "my/base"
+    free = {"encoder_hidden_size", "base_model_name_or_path"} | ({"num_layers"} if family == "bart" else set())
+    assert {name for name in theirs if name not in free and theirs[name] != ours[name]} == set()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bart"])
+def test_what_is_read_is_in_eval_mode_whatever_the_base_was_in(family: str, tmp_path: Path) -> None:
+    trained_by_peft(family, tmp_path)
+    back = PrefixTuning.from_peft(tmp_path, base(family).train())
+    assert not any(module.training for module in back.modules())
+
+
+def test_a_configuration_without_a_number_of_layers_has_the_bases(tmp_path: Path) -> None:
+    trained_by_peft("gpt2", tmp_path)
+    whole = PrefixTuning.from_peft(tmp_path, base("gpt2")).key_values()["decoder"]
+    path = tmp_path / "adapter_config.json"
+    config = json.loads(path.read_text())
+    for without in (config | {"num_layers": None}, {name: config[name] for name in config if name != "num_layers"}):
+        path.write_text(json.dumps(without))
+        assert torch.equal(PrefixTuning.from_peft(tmp_path, base("gpt2")).key_values()["decoder"], whole)
+
+
+@pytest.mark.parametrize("changes", [{"n_layer": 4}, {"n_embd": 16}, {"n_embd": 48, "n_head": 6}])
+def test_a_prefix_for_a_base_of_another_shape_is_an_error(changes: dict[str, int], tmp_path: Path) -> None:
+    PrefixTuning(tiny.base("gpt2", **changes), 4, mid_dim=0).to_peft(tmp_path)
+    with pytest.raises(UserError, match=r"numbers, this base's 2 × 2 × 4 × 8 .*; load the base it was trained on"):
+        PrefixTuning.from_peft(tmp_path, base("gpt2"))
+
+
 def test_a_folder_that_is_no_prefix_of_pefts_for_this_base_is_an_error(tmp_path: Path) -> None:
     model = base("gpt2")
     with pytest.raises(UserError, match="no adapter_model.safetensors"):
+        PrefixTuning.from_peft(tmp_path, model)
+    (tmp_path / "adapter_model.safetensors").touch()
+    with pytest.raises(UserError, match="no adapter_config.json; give a folder written by PEFT's save_pretrained"):
         PrefixTuning.from_peft(tmp_path, model)
     trained_by_peft("gpt2", tmp_path)
     with pytest.raises(UserError, match=r"has 128 numbers, this base's 3 × 2 × 4 × 8"):

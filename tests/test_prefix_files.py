@@ -70,6 +70,42 @@ def test_saving_again_replaces_what_was_there(tmp_path: Path) -> None:
     assert torch.equal(back(**tiny.batch("bart")).logits, logits)
 
 
+@pytest.mark.parametrize("failing", ["safetensors.torch.save_file", "pathlib.Path.write_text"])
+def test_a_write_that_ends_half_way_leaves_the_old_files(failing: str, tmp_path: Path, monkeypatch: Any) -> None:
+    prefix = saved(tmp_path)
+    old = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def half(*args: Any, **_: Any) -> None:
+        next(Path(arg) for arg in args if isinstance(arg, (str, Path))).write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(failing, half)
+    with pytest.raises(OSError, match="no space left"):
+        prefix.save_pretrained(tmp_path)
+    assert {path: path.read_bytes() for path in old} == old
+
+
+def test_folders_that_are_not_there_are_made(tmp_path: Path) -> None:
+    saved(tmp_path / "runs" / "mine")
+    assert PrefixTuning.from_pretrained(tmp_path / "runs" / "mine", tiny.base("bart")).preseqlen == P
+
+
+def test_a_prefix_comes_back_in_the_precision_it_was_saved_in(tmp_path: Path) -> None:
+    prefix = tiny.prefixed("gpt2", dtype=torch.float32).bfloat16()
+    prefix.save_pretrained(tmp_path)
+    back = PrefixTuning.from_pretrained(tmp_path, tiny.base("gpt2", dtype=torch.float32))
+    assert {value.dtype for value in back.prefix.state_dict().values()} == {torch.bfloat16}
+
+
+def test_a_buffer_that_no_file_holds_and_the_order_in_memory_make_no_other_base(tmp_path: Path) -> None:
+    saved(tmp_path)
+    model = tiny.base("bart")
+    model.register_buffer("seen", torch.arange(3), persistent=False)
+    weight = model.model.decoder.layers[0].fc1.weight
+    weight.data = weight.data.t().contiguous().t()
+    PrefixTuning.from_pretrained(tmp_path, model)
+
+
 def test_a_bf16_copy_is_the_same_base(tmp_path: Path) -> None:
     prefix = tiny.prefixed("bart", dtype=torch.float32)
     prefix.save_pretrained(tmp_path)
@@ -160,6 +196,7 @@ def test_weights_and_configuration_that_do_not_belong_together_are_an_error(tmp_
         ({"preseqlen": "4"}, r"preseqlen is '4', no int; save it again"),
         ({"preseqlen": None}, r"preseqlen is None, no int"),
         ({"mid_dim": True}, r"mid_dim is True, no int"),
+        ({"deep": 1}, r"deep is 1, no bool"),
         ({"dropout": "no"}, r"dropout is 'no', no int or float"),
         ({"sites": "decoder"}, r"sites is 'decoder', no list"),
     ],
@@ -173,6 +210,24 @@ def test_a_configuration_that_is_none_is_an_error_that_names_it(change: Any, sai
     assert "\n" not in str(error.value)
 
 
+def test_a_configuration_without_a_form_or_with_null_for_all_sites_is_read(tmp_path: Path) -> None:
+    prefix = saved(tmp_path)
+    path = tmp_path / "prefix_config.json"
+    options = json.loads(path.read_text()) | {"sites": None}
+    del options["form"]
+    path.write_text(json.dumps(options))
+    back = PrefixTuning.from_pretrained(tmp_path, tiny.base("bart"))
+    assert type(back) is PrefixTuning and set(back.sites) == set(prefix.sites)
+
+
+def test_a_class_of_the_users_own_takes_the_place_of_none(tmp_path: Path) -> None:
+    class Own(PrefixTuning):
+        pass
+
+    saved(tmp_path)
+    assert type(Own.from_pretrained(tmp_path, tiny.base("bart"))) is PrefixTuning
+
+
 def test_a_site_that_is_no_name_is_unknown(tmp_path: Path) -> None:
     saved(tmp_path)
     path = tmp_path / "prefix_config.json"
@@ -181,8 +236,13 @@ def test_a_site_that_is_no_name_is_unknown(tmp_path: Path) -> None:
         PrefixTuning.from_pretrained(tmp_path, tiny.base("bart"))
 
 
-@pytest.mark.parametrize("weights", [{}, {"decoder.embedding": torch.zeros(P, 32, dtype=torch.int64)}])
-def test_weights_that_are_none_are_an_error_that_names_them(weights: dict[str, Tensor], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "weights",
+    [{}, {"decoder.embedding": torch.zeros(P, 32, dtype=torch.int64)}, {"decoder.embedding": torch.zeros(P, 32)}],
+)
+def test_weights_that_are_none_or_not_all_are_an_error_that_names_them(
+    weights: dict[str, Tensor], tmp_path: Path
+) -> None:
     saved(tmp_path)
     save_file(weights, tmp_path / "prefix.safetensors")
     with pytest.raises(UserError, match=r"prefix\.safetensors: damaged"):
@@ -264,7 +324,27 @@ def test_a_file_that_is_no_checkpoint_is_an_error(tmp_path: Path) -> None:
         tiny.prefixed("bart").load_original(tmp_path)
 
 
-@pytest.mark.parametrize("content", [[1, 2], 3, {"state_dict": 3}, {"state_dict": {"wte.weight": 3}}, {3: "x"}, {}])
+class Written:
+    """What writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.write_text, (self.path, "run")
+
+
+def test_the_code_in_a_checkpoint_is_not_run_and_the_refusal_is_one_line(tmp_path: Path) -> None:
+    torch.save({"wte.weight": Written(tmp_path / "made")}, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"last\.ckpt: cannot be read as a checkpoint") as error:
+        tiny.prefixed("bart").load_original(tmp_path / "last.ckpt")
+    assert not (tmp_path / "made").exists() and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[1, 2], 3, {"state_dict": 3}, {"state_dict": {"wte.weight": 3}}, {3: "x"}, {3: torch.zeros(1)}, {}],
+)
 def test_a_checkpoint_without_tensors_is_an_error(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "last.ckpt")
     with pytest.raises(UserError, match=r"last\.ckpt: holds no tensors by name; give a state dict"):
@@ -310,9 +390,10 @@ def test_another_shape_is_an_error_that_names_both_and_nothing_is_loaded() -> No
     prefix = tiny.prefixed("bart")
     before = {name: value.clone() for name, value in prefix.prefix.state_dict().items()}
     state = original(prefix)
-    state["wte2.weight"] = torch.zeros(7, 32)
-    with pytest.raises(UserError, match=r"cross embedding.*\(7, 32\).*\(4, 32\)"):
-        prefix.load_original(state)
+    for shape in ((7, 32), (32, 4)):
+        state["wte2.weight"] = torch.zeros(shape)
+        with pytest.raises(UserError, match=rf"cross embedding.*\({shape[0]}, {shape[1]}\).*\(4, 32\)"):
+            prefix.load_original(state)
     assert all(torch.equal(value, before[name]) for name, value in prefix.prefix.state_dict().items())
     with pytest.raises(UserError, match=r"mlp\.2\.weight.*\(8, 8\).*\(128, 8\)"):
         prefix.load_original(original(prefix, deep=True))
@@ -327,14 +408,16 @@ def test_another_shape_is_an_error_that_names_both_and_nothing_is_loaded() -> No
         ("bart", PrefixTuning, {}, "control_trans2.4.bias"),
     ],
 )
-def test_a_parameter_without_a_place_is_an_error_that_names_it(
+def test_a_parameter_without_a_place_is_an_error_that_names_it_and_nothing_is_loaded(
     family: str, kind: Any, options: dict[str, Any], lost: str
 ) -> None:
     prefix = tiny.prefixed(family, kind=kind, **options)
     state = original(tiny.prefixed(family)) if kind is PrefixTuning else {"wte.weight": torch.zeros(P, 32)}
     state |= {name: torch.zeros(1) for name in lost.split(", ")} | {"input_tokens": torch.arange(P)}
+    before = {name: value.clone() for name, value in prefix.prefix.state_dict().items()}
     with pytest.raises(UserError, match=f"has {lost} besides"):
         prefix.load_original(state)
+    assert all(torch.equal(value, before[name]) for name, value in prefix.prefix.state_dict().items())
 
 
 def test_the_sites_that_a_prefix_leaves_out_are_not_read() -> None:

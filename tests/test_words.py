@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import tiny
 import torch
@@ -124,6 +126,15 @@ def test_the_bases_dropout_is_off_while_it_reads_the_words_and_back_on_afterward
     for site, layers in started("bart").past_key_values().items():
         for pair, own in zip(layers, prefix.past_key_values()[site], strict=True):
             close(own[0].detach(), pair[0].detach())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_error_while_it_reads_the_words_leaves_the_base_in_its_mode(training: bool, monkeypatch: Any) -> None:
+    prefix = PrefixTuning(tiny.base("bart"), mid_dim=0).train(training)
+    monkeypatch.setitem(IDS, "mill", 10 * tiny.VOCABULARY)
+    with pytest.raises(IndexError):
+        prefix.init_from_text("mill", tokenizer)
+    assert prefix.model.training is training
 
 
 def test_a_text_without_tokens_or_too_long_for_the_base_is_an_error() -> None:
