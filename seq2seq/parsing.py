@@ -55,15 +55,14 @@ def _of_the_run(arguments: Arguments, flags: Mapping[str, str]) -> Arguments:
     config = Path(arguments.prefix_model_path or "") / "config.yaml"
     run = read_options(config) if config.is_file() else {}
     refuse_in_decoding(flags, arguments, run)
-    known, given = {f.name for f in fields(Arguments)} - IN_DECODING, set(flags)
-    changes: dict[str, Any] = {}
-    if "config" in flags:
-        changes = {name: getattr(Arguments, name) for name in known if hasattr(Arguments, name)}  # the run may be older
-        given |= read_options(Path(flags["config"])).keys()
+    given = {*flags, *(read_options(Path(flags["config"])) if "config" in flags else ())}
     own_task = run.get("task") or ("custom" if run.get("data_dir") else None)
     if "task" in given and arguments.task in (None, own_task):
         given.remove("task")
+    known = {f.name for f in fields(Arguments)} - IN_DECODING
+    changes: dict[str, Any] = {}
     if "config" in flags:
+        changes = {name: getattr(Arguments, name) for name in known if hasattr(Arguments, name)}  # the run may be older
         known |= IN_DECODING - {*given, *ABOUT_THE_CALL, "config"}
     changes |= {name: value for name, value in run.items() if name in known}
     if "task" in given:
@@ -107,7 +106,8 @@ def reader(
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the fields' texts are the help
     names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    if recipe and (unknown := sorted(map(str, read_options(recipe).keys() - names))):
+    of_recipe = read_options(recipe) if recipe else {}
+    if unknown := sorted(map(str, of_recipe.keys() - names)):
         raise UserError(f"{recipe}: unknown option {', '.join(unknown)}; {program} --help lists them")
     parser = jsonargparse.ArgumentParser(
         prog=program,
@@ -128,7 +128,7 @@ def reader(
             wrong = wrong_kind(error, kind, flags_of(argv), recipe)
             raise UserError(wrong or f"{program}: {one_line(error)}; see --help") from None
         values = {name: value for name, value in vars(parsed).items() if name in names}
-        values |= _texts(kind, flags_of(argv), recipe)
+        values |= _texts(kind, {**of_recipe, **flags_of(argv)})
         try:
             for field in fields(kind):  # type: ignore[arg-type]
                 if values[field.name] is None and "None" not in str(field.type):
@@ -141,9 +141,8 @@ def reader(
     return read
 
 
-def _texts(kind: Any, flags: Mapping[str, str], recipe: Path | None) -> dict[str, str]:
+def _texts(kind: Any, given: Mapping[str, Any]) -> dict[str, str]:
     """Options that are texts, as they stand: the parser takes them for YAML, in which `# x` is a comment."""
-    given = {**(read_options(recipe) if recipe else {}), **flags}
     texts = [field.name for field in fields(kind) if field.type in ("str", "str | None")]
     return {name: given[name] for name in texts if isinstance(given.get(name), str) and given[name] != "null"}
 

@@ -59,9 +59,8 @@ def key_values_of_vectors(
     """{site: (L, 2, B, H, P, D)}, what each attention makes of input vectors (B, P, width), without any prefix.
 
     vectors: by stack, "encoder" and "decoder"; a decoder that has none reads a zero vector, for its cross-attention.
-    Raises UserError where the base has fewer positions than there are vectors.
+    There are as many positions as vectors: who makes or resizes these checks it.
     """
-    check_positions(model, max(x.shape[1] for x in vectors.values()), 0)
     live = LivePrefix({}, record=True)
     if not model.config.is_encoder_decoder:
         given = {"inputs_embeds": vectors["decoder"], "attention_mask": _all_visible(vectors["decoder"])}

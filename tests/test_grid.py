@@ -48,7 +48,7 @@ def failing(argv: list[str], log: IO[str]) -> str:
     """A run that ends with an error behind its first checkpoint."""
     print("step 1", file=log)
     directory_of(argv).last_checkpoint.touch()
-    return "error: too long"
+    return "error: [cross] is too long"
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ class TestTheGrid:
     def test_keeps_what_a_failed_run_printed_and_its_checkpoint_and_goes_on_with_it(self, study_file, tmp_path):
         planned = study_of(study_file()).runs()[0]
         run = Run(tmp_path / "runs" / "here" / planned.name)
-        assert do_run(planned, run, failing) == failure_of(run) == "error: too long"
+        assert do_run(planned, run, failing) == failure_of(run) == "error: [cross] is too long"
         assert run.last_checkpoint.is_file()
 
         def killed(argv: list[str], log: IO[str]) -> str:
@@ -271,7 +271,9 @@ class TestTheCommand:
 
     def test_shows_the_table_of_a_study_whose_every_run_failed(self, call, study_file):
         code, out, _ = call(failing, str(study_file(seeds=[1])))
-        assert code == 1 and "Missing: 2 of 2 runs." in out and "- preseqlen_2-seed1: failed: error: too long" in out
+        assert code == 1 and "Missing: 2 of 2 runs." in out
+        for start in ("[0/2] preseqlen_2-seed1", "- preseqlen_2-seed1"):
+            assert f"{start}: failed: error: [cross] is too long" in out
 
     def test_tells_its_flags_without_a_study(self, call, capsys):
         with pytest.raises(SystemExit) as end:
