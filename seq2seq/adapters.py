@@ -29,7 +29,6 @@ from seq2seq.checkpointing import checkpoint_all
 from seq2seq.generation import generate
 from seq2seq.hooks import registering
 from seq2seq.kept_files import checked_options, read_config, read_weights, write_files
-from seq2seq.losses import WantedLoss
 from seq2seq.original_files import read_original
 from seq2seq.stacks import layers_of, stacks_of
 from seq2seq.utils import UserError, at_least_float32, by_name
@@ -154,7 +153,7 @@ class AdapterTuning(WrappedModel):
         if labels is not None:
             inputs["labels"] = labels
         inputs = by_name(self.model.forward, args, inputs)
-        wanted = WantedLoss.take(inputs) if self._has_own_loss() else None
+        wanted = self._wanted_loss(inputs)
         with self._in_place(), checkpoint_all(self.model, self.training, self._in_place) as checkpointed:
             if checkpointed:
                 inputs["use_cache"] = False  # a replayed layer would fill it twice

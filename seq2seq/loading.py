@@ -72,7 +72,7 @@ def load_base(arguments: Arguments, task: Task, family: Family) -> tuple[PreTrai
     model, tokenizer = load_pretrained(name, arguments, family)
     if arguments.mode in ("prefixtune", "adaptertune") and resolve_precision(arguments.precision) == "bf16":
         model = model.to(dtype=torch.bfloat16)  # type: ignore[call-arg]
-    check_positions(model, arguments, task, name, _prefix_length(arguments, tokenizer))
+    check_positions(model, arguments, task, name, _prefix_length(arguments, model, tokenizer))
     _check_length_norm(model, task, name)
     _tell_languages(model, tokenizer, task)
     return model, tokenizer
@@ -85,7 +85,7 @@ def load_run(run: Run, arguments: Arguments, task: Task, family: Family) -> tupl
     """
     if run.model.is_dir():
         model, tokenizer = load_pretrained(str(run.model), arguments, family)
-        check_positions(model, arguments, task, str(run.model), _prefix_length(arguments, tokenizer))
+        check_positions(model, arguments, task, str(run.model), _prefix_length(arguments, model, tokenizer))
         _check_length_norm(model, task, str(run.model))
         _tell_languages(model, tokenizer, task)
     elif run.prefix.is_file() or run.adapters.is_file():
@@ -179,13 +179,13 @@ def _check_length_norm(model: PreTrainedModel, task: Task, name: str) -> None:
         )
 
 
-def _prefix_length(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> int:
+def _prefix_length(arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """P of the prefix that the options ask for, 0 in a mode without one."""
     if arguments.mode not in PREFIX_MODES:
         return 0
     if arguments.preseqlen is not None:
         return arguments.preseqlen
-    return len(ids_of_words(arguments.lowdata_token, tokenizer)) if arguments.lowdata_token else DEFAULT_LENGTH
+    return len(ids_of_words(arguments.lowdata_token, tokenizer, model)) if arguments.lowdata_token else DEFAULT_LENGTH
 
 
 def _tell_languages(model: PreTrainedModel, tokenizer: Any, task: Task) -> None:

@@ -30,7 +30,6 @@ from transformers import PreTrainedModel
 from seq2seq.checkpointing import checkpoint_all
 from seq2seq.generation import generate
 from seq2seq.hooks import inside_a_call, own_call
-from seq2seq.losses import WantedLoss
 from seq2seq.prefix_attention import (
     KEYWORD,
     LivePrefix,
@@ -52,6 +51,7 @@ from seq2seq.prefix_computed import (
 from seq2seq.prefix_files import PrefixFiles
 from seq2seq.prefix_parameters import InputVectors, Parametrisation, SitePrefix, fit
 from seq2seq.prefix_positions import check_positions, positions_behind, shifted_stacks, stacks_to_shift
+from seq2seq.stacks import layers_of
 from seq2seq.utils import UserError, at_least_float32, by_name, cache_of
 from seq2seq.wrapped_model import WrappedModel, refuse_wrapped
 
@@ -122,6 +122,11 @@ class PrefixTuning(PrefixFiles, WrappedModel):
             raise UserError("infix: an encoder-decoder reads its source in the encoder; an infix is for decoders")
         if infix and shift_positions is False:
             raise UserError("infix: its positions follow the source's; leave shift_positions out")
+        if infix and len(available["decoder"].modules) < len(layers_of(model.base_model)):
+            raise UserError(
+                f"infix: {type(model).__name__} has layers without attention, which would not know the source; "
+                "train a prefix, or take another base"
+            )
         self.model = model.requires_grad_(False)
         enable_prefix(model)
         self.sites = {name: site for name, site in available.items() if sites is None or name in sites}
@@ -178,10 +183,11 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         P becomes the text's number of tokens, special ones not added; where P was given, the tokens are repeated or
         cut. An encoder-decoder's decoder reads the text too, attending to the encoder's output of it. An infix starts
         as the text behind the source. Call it before making the optimiser.
-        Returns the mean squared error that the fit leaves. Raises UserError for a text without tokens.
+        Returns the mean squared error that the fit leaves.
+        Raises UserError for a text without tokens, or with tokens that the base does not know.
         Source: Li & Liang 2021, section 7.4; the fit is the authors' `lowdata_init_train3`.
         """
-        ids = ids_of_words(text, tokenizer)
+        ids = ids_of_words(text, tokenizer, self.model)
         length = self.preseqlen if self.length_given else len(ids)
         check_positions(self.model, length, int(self.shift_positions))  # the base reads the words
         modules = self.trained()
@@ -226,7 +232,7 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         `position_ids`, where given, are those of the real tokens; P is added to them in decoders.
         An infix takes `source_ids`, `source_attention_mask` (B, S) too, and `input_ids` are then the target. Pad its
         sources on the left: padding on the right takes positions, as in the authors' code.
-        Raises UserError when P + length exceeds the position table.
+        Raises UserError when P + length exceeds the position table, or what an infix is within a base's window.
         """
         self._set_mode_again()
         enable_prefix(self.model)
@@ -234,7 +240,7 @@ class PrefixTuning(PrefixFiles, WrappedModel):
             inputs["labels"] = labels
         inputs = by_name(self.model.forward, args, inputs)
         live = self._live(inputs)
-        wanted = WantedLoss.take(inputs) if self._has_own_loss() else None
+        wanted = self._wanted_loss(inputs)
         checkpoints = checkpoint_all(self.model, self.training, partial(prefix_attention, self.model), own_prefix)
         apart = own_call() if inside_a_call() else nullcontext()
         with apart, shifted_stacks(self.model, self.shifted, self.preseqlen), checkpoints as checkpointed:
@@ -255,7 +261,7 @@ class PrefixTuning(PrefixFiles, WrappedModel):
             raise UserError("assistant_model: give a model without a prefix, or generate without an assistant")
         self._set_mode_again()
         enable_prefix(self.model)
-        source_ids, bos = options.get("source_ids"), self.config.bos_token_id
+        source_ids, bos = options.get("source_ids"), getattr(self.config, "bos_token_id", None)
         if source_ids is not None and bos is not None and not args and "input_ids" not in options:
             start = source_ids.new_full((len(source_ids), 1), bos)
             options |= {"input_ids": start, "attention_mask": torch.ones_like(start)}

@@ -38,6 +38,7 @@ from seq2seq.unpadded import TOKENS, RealTokens
 from seq2seq.utils import UserError, by_name
 
 KEYWORD = "prefix_key_values"  # the keyword argument under which the prefix travels
+TWICE = ("diffllama",)  # model types whose attention calls the pluggable function twice, for halves of its values
 
 
 @dataclass(frozen=True)
@@ -70,19 +71,32 @@ def find_sites(model: PreTrainedModel) -> dict[str, Site]:
         }
     sites = {}
     for name, (modules, width) in found.items():
-        if not modules or not all(hasattr(m, "head_dim") for m in modules):
+        if not modules or not all(hasattr(m, "head_dim") for m in modules) or model.config.model_type in TWICE:
             raise UserError(
                 f"{type(model).__name__}: no {name} attention found that a prefix can enter; "
                 "use a model of BART's, GPT-2's or Llama's layout"
             )
-        first: Any = modules[0]
-        config = getattr(first, "config", model.config)
-        given = [getattr(first, key, None) for key in ("num_key_value_heads", "kv_heads", "num_heads")]
-        heads = next((n for n in (*given, getattr(config, "num_key_value_heads", None)) if n), None)
+        kinds = {(type(module), _heads(module, model), int(module.head_dim)) for module in modules}  # type: ignore[arg-type]
+        if len(kinds) > 1:
+            shown = sorted(f"{kind.__name__} {heads} × {head_dim}" for kind, heads, head_dim in kinds)
+            raise UserError(
+                f"{type(model).__name__}: its {name} attention differs from layer to layer ({', '.join(shown)}); "
+                "use a model whose layers have one kind, heads of one number and width"
+            )
+        ((_, heads, head_dim),) = kinds
         if heads is None:
             raise UserError(f"{type(model).__name__}: its {name} attention does not say how many heads it has")
-        sites[name] = Site(name, tuple(modules), heads, first.head_dim, width)
+        sites[name] = Site(name, tuple(modules), heads, head_dim, width)
     return sites
+
+
+def _heads(module: Any, model: PreTrainedModel) -> int | None:
+    """How many key/value heads an attention has, None where it does not say."""
+    config = getattr(module, "config", model.config)
+    query_heads, groups = getattr(module, "num_heads", None), getattr(module, "num_key_value_groups", 1)
+    given = [getattr(module, key, None) for key in ("num_key_value_heads", "kv_heads")]
+    known = (*given, query_heads and query_heads // groups, getattr(config, "num_key_value_heads", None))
+    return next((heads for heads in known if heads), None)
 
 
 def _attention(stack: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
@@ -214,7 +228,7 @@ def _attend_with_prefix(attend: Callable[..., Any]) -> Callable[..., Any]:
         if live is not None and live.recorded is not None:
             live.recorded[module] = key, value
         beams_share = len(query) != len(key)
-        stock = attend is _sdpa and not _is_unusual(kwargs)
+        stock = attend is _sdpa and not _is_unusual(kwargs, attention_mask)
         if beams_share or stock and live is not None and live.serves_all(module, query):
             return _attend_one_token(live, module, query, key, value, attention_mask, **kwargs)
         if stock and live is not None and _is_long(live, module, query, key, **kwargs):
@@ -222,6 +236,12 @@ def _attend_with_prefix(attend: Callable[..., Any]) -> Callable[..., Any]:
         prefix = live.take(module, key.shape[0], key.dtype) if live is not None else None
         if prefix is None:
             return attend(module, query, key, value, attention_mask, **kwargs)
+        if any(ours.shape[1::2] != own.shape[1::2] for ours, own in zip(prefix, (key, value), strict=True)):
+            raise UserError(
+                f"{type(module).__name__}: its keys and values are {key.shape[1]} × {key.shape[3]} and "
+                f"{value.shape[1]} × {value.shape[3]}, the prefix's {prefix[0].shape[1]} × {prefix[0].shape[3]}; "
+                "use a model whose keys and values have one shape, such as a BART, GPT-2 or Llama"
+            )
         is_causal = kwargs.pop("is_causal", None)
         visible = live.visible if live is not None else None
         if _hides_the_future(module, query, attention_mask, is_causal):
@@ -315,7 +335,7 @@ def _sdpa(
 ) -> tuple[Tensor, Tensor | None]:
     """transformers' sdpa attention, or the same by matrix products where they are faster."""
     options: dict[str, Any] = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
-    if _is_unusual(kwargs) or not products_pay(query, dropout):
+    if _is_unusual(kwargs, attention_mask) or not products_pay(query, dropout):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options, **kwargs)
     if _hides_the_future(module, query, attention_mask, is_causal):
         attention_mask = _causal_mask(query, key)
@@ -323,9 +343,10 @@ def _sdpa(
     return attend_by_products(query, key, value, attention_mask, scaling, dropout), None
 
 
-def _is_unusual(options: dict[str, Any]) -> bool:
-    """Whether an attention is given what only transformers' own knows."""
-    return any(options.get(name) is not None for name in ("position_bias", "softcap", "cache"))
+def _is_unusual(options: dict[str, Any], mask: Tensor | None) -> bool:
+    """Whether an attention is given what only transformers' own knows, as a mask of each head."""
+    of_heads = mask is not None and mask.shape[1] > 1
+    return of_heads or any(options.get(name) is not None for name in ("position_bias", "softcap", "cache"))
 
 
 def _hides_the_future(module: nn.Module, query: Tensor, mask: Tensor | None, is_causal: bool | None) -> bool:

@@ -39,18 +39,35 @@ def as_evaluated(model: PreTrainedModel) -> Iterator[None]:
             module.training = training
 
 
-def ids_of_words(text: str, tokenizer: Any) -> list[int]:
-    """The tokens that a prefix starts from, without special ones. Raises UserError for a text that has none."""
+def ids_of_words(text: str, tokenizer: Any, model: PreTrainedModel) -> list[int]:
+    """The tokens that a prefix starts from, without special ones.
+
+    Raises UserError for a text that has none, and for tokens that the base does not know.
+    """
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise UserError(f"init_from_text {text!r}: the tokenizer makes no token of it; give a word")
+    table: Any = model.get_input_embeddings().weight
+    if max(ids) >= len(table):
+        raise UserError(
+            f"init_from_text {text!r}: the tokenizer makes token {max(ids)} of it, the base has {len(table)}; "
+            "give the base's own tokenizer"
+        )
     return ids
 
 
 def vectors_of_words(model: PreTrainedModel, ids: list[int]) -> dict[str, Tensor]:
-    """The base's own input vectors (1, P, width) of token ids, by stack."""
+    """The input vectors (1, P, width) of which each stack makes what it makes of token ids."""
     tokens = torch.tensor([ids], device=model.device)
-    return {name: stack.get_input_embeddings()(tokens) for name, stack in stacks_of(model).items()}
+    found = {}
+    for name, stack in stacks_of(model).items():
+        vectors = stack.get_input_embeddings()(tokens)
+        scale = getattr(stack, "embed_scale", 1.0)
+        # Pegasus's encoder scales the vectors of tokens alone, its decoder any.
+        if scale != 1.0 and not torch.equal(stack(input_ids=tokens)[0], stack(inputs_embeds=vectors)[0]):
+            vectors = vectors * scale
+        found[name] = vectors
+    return found
 
 
 def key_values_of_vectors(

@@ -9,6 +9,7 @@ Whatever is read is checked against the base that the prefix is put on.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +22,7 @@ from seq2seq.original_files import copy_original, read_original
 from seq2seq.peft_files import read_peft, write_peft
 from seq2seq.prefix_attention import Site, find_sites
 from seq2seq.prefix_parameters import fit
+from seq2seq.prefix_positions import attention_window
 from seq2seq.utils import UserError
 
 NAME = "prefix"  # of our files: prefix.safetensors, prefix_config.json
@@ -86,6 +88,7 @@ class PrefixFiles:
     def to_peft(self, directory: str | Path) -> None:
         """Write the keys and values for PEFT: CAUSAL_LM, or SEQ_2_SEQ_LM for an encoder-decoder. PEFT keeps no MLP.
 
+        In layers with a sliding window PEFT's prefix leaves it as the text goes on, ours does not: a warning says so.
         Raises UserError, naming it, for what PEFT cannot hold: another site than the decoder's own attention, an
         infix, unshifted positions; and for a folder that cannot be made.
         """
@@ -99,6 +102,12 @@ class PrefixFiles:
             raise UserError("to_peft: PEFT has no infix; train a prefix")
         if not self.shift_positions:
             raise UserError("to_peft: with PEFT real token j has position P + j; train with shift_positions=True")
+        if (window := attention_window(self.model)) < float("inf"):
+            warnings.warn(
+                f"to_peft: layers of this base see {window} tokens back; with PEFT the prefix counts among them and is "
+                "no longer seen behind, here it is",
+                stacklevel=2,
+            )
         write_peft(directory, self.key_values()["decoder"], self.model)
 
     @classmethod

@@ -1,6 +1,6 @@
 """Positions of real tokens behind a prefix, and the error where a base has too few.
 
-    decoder           token j of the target gets position P + j; behind an infix S + P + j
+    decoder           token j of the target gets position P + j; behind an infix S + P + j, within its window
     encoder-decoder   token j of a stack whose own attention has a prefix gets P + j, if it is asked for
 
 Shapes: B batch, T tokens, P prefix length.
@@ -29,18 +29,21 @@ def positions_behind(
     """Positions (B, T) of a decoder's real tokens, the first one's being `live.start`; padding takes none.
 
     trusted: `position_ids` in the inputs are transformers' own, which the attention mask bounds.
-    Raises UserError where a position does not exist, and without tokens.
+    Raises UserError where a position does not exist, and without rows of tokens.
     """
-    tokens = inputs.get("inputs_embeds") if inputs.get("input_ids") is None else inputs["input_ids"]
+    ids = inputs.get("input_ids")
+    tokens = inputs.get("inputs_embeds") if ids is None else ids
     if tokens is None:
         raise UserError(
             "a decoder with a prefix was called without input_ids and inputs_embeds; give one of them (transformers' "
             "Trainer takes them away unless it is told remove_unused_columns=False)"
         )
+    if ids is not None and ids.dim() != 2:
+        raise UserError(f"input_ids {tuple(ids.shape)}: a prefix stands in front of rows of tokens (B, T)")
     batch, length = tokens.shape[:2]
     positions, mask = inputs.get("position_ids"), inputs.get("attention_mask")
     past = cache_of(inputs)
-    is_mask = mask is not None and mask.dim() == 2
+    is_mask = isinstance(mask, Tensor) and mask.dim() == 2  # else transformers has made masks of it, of each layer kind
     seen = past.get_seq_length() if past is not None else 0
     bound = mask.shape[1] if is_mask else seen + length  # type: ignore[union-attr]
     if positions is not None:
@@ -54,9 +57,24 @@ def positions_behind(
         positions = positions.expand(batch, -1)
         start = start.repeat_interleave(len(positions) // len(start), dim=0)
     positions = positions + start
-    if live.columns() + bound > position_table(model):  # the bound counts padding; only now wait for the device
-        check_positions(model, preseqlen, int(positions.max()) + 1 - preseqlen)
+    window = float("inf") if isinstance(live.start, int) else attention_window(model)
+    if live.columns() + bound > min(position_table(model), window):  # the bound counts padding; only now wait
+        tokens = int(positions.max()) + 1
+        check_positions(model, preseqlen, tokens - preseqlen)
+        if tokens > window:
+            raise UserError(
+                f"infix: source, infix and target are {tokens} tokens, some of the base's layers see {window} back; "
+                "shorten the input, or train a prefix, which all tokens see"
+            )
     return positions
+
+
+def attention_window(model: PreTrainedModel) -> float:
+    """How many tokens the base's layers see at least, the own one counted; without windows there is no end."""
+    kinds = getattr(model.config, "layer_types", None)
+    sizes = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+    found = [getattr(model.config, name, None) for kind, name in sizes.items() if kinds is None or kind in kinds]
+    return min((size for size in found if size), default=float("inf"))
 
 
 def position_table(model: PreTrainedModel) -> float:

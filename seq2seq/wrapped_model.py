@@ -5,13 +5,16 @@ PrefixTuning and AdapterTuning are such models: they are called as their base is
 
 from __future__ import annotations
 
+import inspect
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from seq2seq.checkpointing import keep_no_activations
+from seq2seq.losses import WantedLoss
 from seq2seq.utils import UserError
 
 if TYPE_CHECKING:
@@ -46,7 +49,15 @@ class WrappedModel(nn.Module):
         return self
 
     def _set_mode_again(self) -> None:
-        """Put a base that another model has had since in the mode of this one."""
+        """Put a base that another model has had since in the mode of this one.
+
+        Raises UserError in a copy that nn.DataParallel makes: what finds its place by the base's modules is lost there.
+        """
+        if getattr(self, "_is_replica", False):
+            raise UserError(
+                "nn.DataParallel copies a model in every step and loses what is in its attention; start one process "
+                "for each GPU (torchrun, accelerate launch), or show one GPU alone (CUDA_VISIBLE_DEVICES=0)"
+            )
         last = _set_by.get(self.model)
         if last is not None and last() is not self:
             self.train(self.training)
@@ -90,11 +101,22 @@ class WrappedModel(nn.Module):
     @property
     def accepts_loss_kwargs(self) -> bool:
         """Whether the loss is divided by `num_items_in_batch`; where it is not, Trainer averages over batches."""
-        return self._has_own_loss()
+        return self._has_own_loss() or not self.config.is_encoder_decoder and _takes_loss_options(self.model)
 
     def _has_own_loss(self) -> bool:
-        """Whether `labels` mean the next tokens; encoder-decoders and classifiers compute their losses themselves."""
-        return not self.config.is_encoder_decoder and self.model.get_output_embeddings() is not None
+        """Whether `labels` mean the next tokens and nothing else.
+
+        Encoder-decoders, classifiers, masked language models, routers and a `loss_function` of the user's have losses
+        that the base itself computes.
+        """
+        has_router_loss = getattr(self.config, "output_router_logits", False)
+        is_decoder = not self.config.is_encoder_decoder and self.model.get_output_embeddings() is not None
+        return is_decoder and not has_router_loss and _loss_is_of_next_tokens(self.model)
+
+    def _wanted_loss(self, inputs: dict[str, Any]) -> WantedLoss | None:
+        """The loss that is computed here, taken out of a forward's inputs; None where the base has it, or nobody."""
+        is_bases = inputs.get("shift_labels") is not None or inputs.get("output_router_logits")
+        return None if is_bases or not self._has_own_loss() else WantedLoss.take(inputs)
 
     def _get_name(self) -> str:
         """The base's: by it Trainer tells whether label smoothing has to shift the labels."""
@@ -121,9 +143,25 @@ class WrappedModel(nn.Module):
         """`activation_checkpointing_disable` by the name that transformers had for it."""
         self.activation_checkpointing_disable()
 
-    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """Labels (B, T) shifted right, as transformers' collator of sequence-to-sequence batches asks for them."""
-        return self.model.prepare_decoder_input_ids_from_labels(labels)  # type: ignore[operator]
+    @property
+    def prepare_decoder_input_ids_from_labels(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The base's, if it has one: labels (B, T) shifted right, for transformers' collator of such batches."""
+        return self.model.prepare_decoder_input_ids_from_labels  # type: ignore[return-value]
+
+
+def _loss_is_of_next_tokens(model: Any) -> bool:
+    """Whether a base's `loss_function` is transformers' of causal language models; asked itself, GPT-2's warns."""
+    from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
+
+    own = getattr(model, "_loss_function", None)
+    return (own or LOSS_MAPPING.get(model.loss_type, ForCausalLMLoss)) is ForCausalLMLoss
+
+
+def _takes_loss_options(model: Any) -> bool:
+    """Whether transformers' Trainer gives a base `num_items_in_batch`, by its own rule."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    return getattr(model, "accepts_loss_kwargs", takes_any)
 
 
 def refuse_wrapped(model: Any) -> None:

@@ -10,6 +10,7 @@ import tiny
 import torch
 from tiny import check_same_step, close, exactness, step
 from torch import Tensor, nn
+from transformers import Lfm2Config, Lfm2ForCausalLM, MistralConfig, MistralForCausalLM
 
 from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.utils import UserError
@@ -288,3 +289,31 @@ def test_positions_that_do_not_exist_are_an_error() -> None:
         prefix(input_ids=target, source_ids=ids, source_attention_mask=mask).logits,
         prefix(input_ids=target, source_ids=ids[:, 6:]).logits,
     )
+
+
+def test_a_base_that_would_forget_the_source_is_refused() -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = Lfm2Config(**sizes, num_hidden_layers=2, vocab_size=60, layer_types=["conv", "full_attention"])
+    model = Lfm2ForCausalLM(config).eval()
+    with pytest.raises(UserError, match="infix: Lfm2ForCausalLM has layers without attention"):
+        PrefixTuning(model, 4, 0, infix=True)
+    assert PrefixTuning(model, 4, 0)(input_ids=torch.tensor([[5, 6]])).logits.shape[1] == 2
+
+
+@pytest.mark.parametrize("window", [None, 13, 12])
+def test_source_infix_and_target_are_within_the_window(window: int | None) -> None:
+    """Sees a layer less than all of them, an infix shows what the base would hide."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    torch.manual_seed(0)
+    config = MistralConfig(**sizes, num_hidden_layers=2, vocab_size=60, initializer_range=0.3, sliding_window=window)
+    prefix = PrefixTuning(MistralForCausalLM(config).double().eval(), 4, 0, infix=True).double().eval()
+    prefix.prefix["decoder"].key_values.data.zero_()  # then it is what the base makes of the vectors
+    source, target = torch.tensor([[9, 21, 5, 30, 8, 44]]), torch.tensor([[2, 30, 31]])
+    if window == 12:
+        with pytest.raises(UserError, match=r"infix: source, infix and target are 13 tokens.* 12 back"):
+            prefix(input_ids=target, source_ids=source)
+        return
+    ours = prefix(input_ids=target, source_ids=source).logits
+    embed = prefix.get_input_embeddings()
+    row = torch.cat((embed(source), prefix.prefix["infix"]()[None], embed(target)), dim=1)
+    close(ours, prefix.detach()(inputs_embeds=row, use_cache=False).logits[:, 10:])

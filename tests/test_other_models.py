@@ -8,13 +8,26 @@ import pytest
 import tiny
 import torch
 from transformers import (
+    DiffLlamaConfig,
+    DiffLlamaForCausalLM,
+    DogeConfig,
+    DogeForCausalLM,
+    Gemma4ForCausalLM,
+    Gemma4TextConfig,
+    GPT2DoubleHeadsModel,
     GPT2ForSequenceClassification,
     GPT2ForTokenClassification,
     GPTBigCodeConfig,
     GPTBigCodeForCausalLM,
     GPTJConfig,
     GPTJForCausalLM,
+    MiniMaxConfig,
+    MiniMaxForCausalLM,
+    PegasusConfig,
+    PegasusForConditionalGeneration,
     PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from seq2seq.adapters import AdapterTuning
@@ -22,6 +35,7 @@ from seq2seq.prefixTuning import PrefixTuning
 from seq2seq.utils import UserError
 
 SIZES = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 64, "vocab_size": tiny.VOCABULARY}
+LLAMA = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 60}
 
 
 @pytest.mark.parametrize("kind", [lambda model: PrefixTuning(model, 4, 0), lambda model: AdapterTuning(model, 6)])
@@ -86,3 +100,67 @@ def test_rotary_positions_have_no_end() -> None:
     assert prefix.generate(input_ids=ids, max_new_tokens=4, min_new_tokens=4, do_sample=False).shape[1] == 24
     with pytest.raises(UserError, match=r"prefix length 3 \+ 20 tokens exceed the base's 16 positions"):
         PrefixTuning(tiny.base("gpt2", n_positions=16), 3, mid_dim=0)(input_ids=ids)
+
+
+def test_an_attention_that_asks_twice_is_refused() -> None:
+    """DiffLlama's function is called for each half of the values: a prefix would come in twice, and wrongly."""
+    config = DiffLlamaConfig(**LLAMA, num_key_value_heads=2)
+    with pytest.raises(UserError, match="DiffLlamaForCausalLM: no decoder attention found that a prefix can enter"):
+        PrefixTuning(DiffLlamaForCausalLM(config), 4, 0)
+
+
+def test_layers_of_another_kind_are_refused() -> None:
+    """MiniMax's linear attention looks for no prefix."""
+    layers = {"layer_types": ["linear_attention", "full_attention"], "num_local_experts": 2, "num_key_value_heads": 2}
+    with pytest.raises(UserError, match=r"differs from layer to layer \(MiniMaxAttention 2 × 8, MiniMaxLightningAtt"):
+        PrefixTuning(MiniMaxForCausalLM(MiniMaxConfig(**LLAMA, **layers, head_dim=8)), 4, 0)
+
+
+def test_layers_of_another_width_are_refused() -> None:
+    widths = {"head_dim": 8, "global_head_dim": 16, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 60}
+    config = Gemma4TextConfig(**LLAMA, **widths, num_key_value_heads=2, num_kv_shared_layers=0, sliding_window=8)
+    with pytest.raises(UserError, match=r"differs from layer to layer \(Gemma4TextAttention 2 × 16, Gemma4Text"):
+        PrefixTuning(Gemma4ForCausalLM(config), 4, 0)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_mask_of_each_head_is_kept(attention: str) -> None:
+    """Doge hides keys for some heads and not for others, also from a single new token."""
+    torch.manual_seed(0)
+    config = DogeConfig(**LLAMA, num_key_value_heads=2, keep_window_size=3, initializer_range=0.3)
+    prefix = PrefixTuning(DogeForCausalLM._from_config(config, attn_implementation=attention).double().eval(), 4, 0)
+    for layer in prefix.model.base_model.layers:
+        torch.nn.init.normal_(layer.self_attn.A)
+    prefix.double().eval()
+    ids = torch.tensor([[5, 9, 33, 12, 40, 7]])
+    found = prefix.generate(input_ids=ids, max_new_tokens=4, min_new_tokens=4, do_sample=False, pad_token_id=1)
+    for _ in range(4):
+        ids = torch.cat((ids, prefix(input_ids=ids).logits[:, -1:].argmax(-1)), dim=1)
+    assert found.shape == ids.shape
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_static_cache_gives_the_same_texts(family: str, num_beams: int) -> None:
+    """transformers then makes masks beforehand, and a dictionary of them where layers are of several kinds."""
+    torch.manual_seed(0)
+    options = {"num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.3}
+    model = Qwen3ForCausalLM(Qwen3Config(**LLAMA, **options)) if family == "qwen3" else tiny.base("llama")
+    prefix = PrefixTuning(model.double().eval(), 4, 0).double().eval()
+    ids = torch.tensor([[1, 1, 33, 12, 40], [5, 9, 33, 12, 40]])
+    search = {"max_new_tokens": 6, "num_beams": num_beams, "do_sample": False, "pad_token_id": 1, "eos_token_id": 2}
+    inputs = {"input_ids": ids, "attention_mask": (ids != 1).long(), **search}
+    assert prefix.generate(**inputs, cache_implementation="static").tolist() == prefix.generate(**inputs).tolist()
+
+
+def test_a_base_without_a_bos_token_generates() -> None:
+    config = PegasusConfig(**tiny.SIZES_OF_BARTS)
+    assert not hasattr(config, "bos_token_id") or config.bos_token_id is None
+    prefix = PrefixTuning(PegasusForConditionalGeneration(config).eval(), 4, 0).eval()
+    assert prefix.generate(input_ids=torch.tensor([[5, 9, 1]]), max_new_tokens=3, min_new_tokens=3).shape == (1, 4)
+
+
+def test_rows_of_choices_are_refused() -> None:
+    prefix = PrefixTuning(GPT2DoubleHeadsModel(tiny.gpt2()).eval(), 4, 0)
+    with pytest.raises(UserError, match=r"input_ids \(2, 1, 3\): a prefix stands in front of rows of tokens"):
+        prefix(input_ids=torch.full((2, 1, 3), 7))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import close
 from torch import Tensor
+from transformers import MistralConfig, MistralForCausalLM
 
 from seq2seq.prefixTuning import PrefixEmbTuning, PrefixTuning
 from seq2seq.utils import UserError
@@ -230,3 +232,19 @@ def test_a_file_in_the_place_of_pefts_folder_stays(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"peft: cannot be made as a folder \(File exists\); give another"):
         holdable("gpt2").to_peft(tmp_path / "peft")
     assert (tmp_path / "peft").read_text() == "mine"
+
+
+def test_a_base_with_a_window_is_warned_of(tmp_path: Path) -> None:
+    """As long as a text is within it the two are equal; behind it PEFT's prefix is out of sight."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = MistralConfig(**sizes, num_hidden_layers=2, vocab_size=60, initializer_range=0.3, sliding_window=12)
+    torch.manual_seed(7)
+    model = MistralForCausalLM(config).eval()
+    ours = PrefixTuning(deepcopy(model), 4, 0).eval()
+    with pytest.warns(UserWarning, match="to_peft: layers of this base see 12 tokens back"):
+        ours.to_peft(tmp_path)
+    theirs = peft.PeftModel.from_pretrained(model, tmp_path).eval()
+    ids = torch.arange(3, 23)[None]
+    mine, other = (x(input_ids=ids, attention_mask=torch.ones_like(ids)).logits for x in (ours, theirs))
+    close(mine[:, :8], other[:, :8], NEAR)
+    assert not torch.allclose(mine[:, 8:], other[:, 8:], atol=1e-2)

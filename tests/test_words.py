@@ -9,6 +9,14 @@ import tiny
 import torch
 from tiny import close
 from torch import Tensor
+from transformers import (
+    BlenderbotSmallConfig,
+    BlenderbotSmallForConditionalGeneration,
+    MarianConfig,
+    MarianMTModel,
+    PegasusConfig,
+    PegasusForConditionalGeneration,
+)
 
 from seq2seq.prefixTuning import PrefixEmbTuning, PrefixTuning
 from seq2seq.utils import UserError
@@ -75,6 +83,34 @@ def test_barts_three_sites_are_its_projections_in_a_pass_over_the_words() -> Non
                 close(own.detach(), output[0].unflatten(1, (4, 8)).transpose(0, 1))
 
 
+@pytest.mark.parametrize(
+    ("config", "model"),
+    [
+        (PegasusConfig, PegasusForConditionalGeneration),
+        (MarianConfig, MarianMTModel),
+        (BlenderbotSmallConfig, BlenderbotSmallForConditionalGeneration),
+    ],
+)
+@pytest.mark.parametrize("kind", [PrefixTuning, PrefixEmbTuning])
+def test_words_are_scaled_where_the_base_scales_them(config: Any, model: Any, kind: type[PrefixTuning]) -> None:
+    """Some scale the vectors of tokens and not those that are given, which differs from stack to stack."""
+    torch.manual_seed(0)
+    special = {"scale_embedding": True, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+    stock = model(config(**tiny.SIZES_OF_BARTS, **special)).double().eval()
+    made: dict[str, Tensor] = {}
+    hooks = [
+        stack.layers[1].self_attn.k_proj.register_forward_hook(lambda _, args, output, n=name: made.update({n: output}))
+        for name, stack in (("encoder", stock.get_encoder()), ("decoder", stock.get_decoder()))
+    ]
+    stock(input_ids=torch.tensor([TOKENS]), decoder_input_ids=torch.tensor([TOKENS]))
+    for hook in hooks:
+        hook.remove()
+    prefix = kind(stock, mid_dim=0).double().eval()
+    prefix.init_from_text(TEXT, tokenizer)
+    for name, output in made.items():
+        close(prefix.past_key_values()[name][1][0].detach(), output[0].unflatten(1, (4, 8)).transpose(0, 1).detach())
+
+
 @pytest.mark.parametrize("kind", [PrefixTuning, PrefixEmbTuning])
 @pytest.mark.parametrize("family", ["gpt2", "bart"])
 def test_an_mlp_comes_near_the_words_and_its_embedding_stays(family: str, kind: type[PrefixTuning]) -> None:
@@ -129,12 +165,20 @@ def test_the_bases_dropout_is_off_while_it_reads_the_words_and_back_on_afterward
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_an_error_while_it_reads_the_words_leaves_the_base_in_its_mode(training: bool, monkeypatch: Any) -> None:
+def test_an_error_while_it_reads_the_words_leaves_the_base_in_its_mode(training: bool) -> None:
     prefix = PrefixTuning(tiny.base("bart"), mid_dim=0).train(training)
-    monkeypatch.setitem(IDS, "mill", 10 * tiny.VOCABULARY)
-    with pytest.raises(IndexError):
+    prefix.model.get_encoder().register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
         prefix.init_from_text("mill", tokenizer)
     assert prefix.model.training is training
+
+
+def test_another_bases_tokenizer_is_named_before_anything_changes(monkeypatch: Any) -> None:
+    prefix = PrefixTuning(tiny.base("bart"), mid_dim=0)
+    monkeypatch.setitem(IDS, "mill", tiny.VOCABULARY)
+    with pytest.raises(UserError, match=r"init_from_text 'river mill': .* token 60 of it, the base has 60"):
+        prefix.init_from_text("river mill", tokenizer)
+    assert prefix.preseqlen == 5
 
 
 def test_a_text_without_tokens_or_too_long_for_the_base_is_an_error() -> None:

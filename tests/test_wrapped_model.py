@@ -177,3 +177,11 @@ def test_a_pipeline_generates_with_it(kind: str, num_beams: int, tiny_tokenizer:
     with_it = tokenizer.decode(wrapped.generate(**inputs, **options)[0], skip_special_tokens=True)
     texts = pipeline("text-generation", model=wrapped, tokenizer=tokenizer, device="cpu")("the red", **options)
     assert texts[0]["generated_text"] == with_it != without
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_of_data_parallels_is_told_what_to_start_instead(kind: str) -> None:
+    replica = KINDS[kind](tiny.base("gpt2"))._replicate_for_data_parallel()
+    for call in (replica, replica.generate):
+        with pytest.raises(UserError, match=r"nn.DataParallel .*torchrun.*CUDA_VISIBLE_DEVICES=0"):
+            call(input_ids=torch.tensor([[5, 6]]))

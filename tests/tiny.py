@@ -25,12 +25,24 @@ VOCABULARY, PAD, EOS = 60, 1, 2
 SPECIAL = {"bos_token_id": 0, "pad_token_id": PAD, "eos_token_id": EOS}
 
 
+SIZES_OF_BARTS = {  # and of those that are laid out like it
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "d_model": 32,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 64,
+    "vocab_size": VOCABULARY,
+    "init_std": 0.2,
+}
+
+
 def bart(**changes: Any) -> BartConfig:
-    options = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
-    sizes = {"d_model": 32, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 64}
     dropouts = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1}
-    more = {"vocab_size": VOCABULARY, "init_std": 0.2, "decoder_start_token_id": EOS, "forced_eos_token_id": None}
-    return BartConfig(**{**options, **sizes, **dropouts, **more, **SPECIAL, **changes})
+    more = {"decoder_start_token_id": EOS, "forced_eos_token_id": None}
+    return BartConfig(**{**SIZES_OF_BARTS, **dropouts, **more, **SPECIAL, **changes})
 
 
 def gpt2(**changes: Any) -> GPT2Config:
