@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,24 +106,14 @@ def reader(
     """What `parse_into` reads flags with, made once for many calls."""
     import jsonargparse
 
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the fields' texts are the help
     names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     of_recipe = read_options(recipe) if recipe else {}
     if unknown := sorted(map(str, of_recipe.keys() - names)):
         raise UserError(f"{recipe}: unknown option {', '.join(unknown)}; {program} --help lists them")
-    parser = jsonargparse.ArgumentParser(
-        prog=program,
-        description=description,
-        exit_on_error=False,
-        allow_abbrev=False,  # the recipe and the checks go by the flags' whole names
-        default_config_files=[str(recipe)] if recipe else [],
-    )
-    if kind is Arguments:
-        parser.add_argument("--config", help="YAML recipe; every key is a flag's name; default: the task's in configs/")
-    for group in reversed(kind.__mro__[1:-1]):
-        parser.add_class_arguments(group, as_group=True)
+    parser = _parser(kind, program, description)
 
     def read(argv: list[str]) -> Options:
+        parser.default_config_files = [glob.escape(str(recipe))] if recipe else []
         try:
             parsed = parser.parse_args(_lists(_bare_switches(argv, kind), kind))
         except jsonargparse.ArgumentError as error:
@@ -139,6 +131,25 @@ def reader(
         return _of_the_program(options, program) if isinstance(options, Arguments) else options  # type: ignore[return-value]
 
     return read
+
+
+@cache
+def _parser(kind: Any, program: str, description: str) -> Any:
+    """The parser of a dataclass's flags, a long fifth of a second in the making."""
+    import jsonargparse
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the fields' texts are the help
+    parser = jsonargparse.ArgumentParser(
+        prog=program,
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,  # the recipe and the checks go by the flags' whole names
+    )
+    if kind is Arguments:
+        parser.add_argument("--config", help="YAML recipe; every key is a flag's name; default: the task's in configs/")
+    for group in reversed(kind.__mro__[1:-1]):
+        parser.add_class_arguments(group, as_group=True)
+    return parser
 
 
 def _texts(kind: Any, given: Mapping[str, Any]) -> dict[str, str]:

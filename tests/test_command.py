@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -117,7 +118,12 @@ def test_a_run_that_cannot_be_written_in_loses_nothing(
 
 
 @pytest.mark.parametrize("script", ["run_generation.py", "run_language_modeling.py"])
-def test_the_authors_script_names_are_commands_too(script: str) -> None:
+def test_the_authors_script_names_are_commands_too(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = Path(__file__).parent.parent / "gpt2" / script
-    done = subprocess.run([sys.executable, path, "--bogus"], capture_output=True, text=True)
-    assert done.returncode == 2 and "unrecognized arguments: --bogus; see --help" in done.stderr
+    monkeypatch.setattr("sys.argv", [script, "--bogus"])
+    monkeypatch.setattr("sys.path", [str(path.parent), *sys.path])  # as Python does for a file
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(path), run_name="__main__")
+    assert end.value.code == 2 and "unrecognized arguments: --bogus; see --help" in capsys.readouterr().err

@@ -181,6 +181,11 @@ class TestTheRecipeOfACall:
             assert (arguments(*argv).preseqlen, arguments(*argv).mid_dim) == (8, 9)
         assert arguments("--task", "xsum", "--learning_rate", "1e-3").learning_rate == 1e-3
 
+    def test_may_have_any_name(self, tmp_path):
+        (tmp_path / "[a]*").mkdir()
+        (tmp_path / "[a]*" / "?.yaml").write_text("preseqlen: 7\n")
+        assert arguments("--config", str(tmp_path / "[a]*" / "?.yaml")).preseqlen == 7
+
     def test_of_a_run_that_is_decoded_is_its_own(self, tmp_path):
         run = tmp_path / "a=b"
         run.mkdir()

@@ -239,7 +239,8 @@ class TestDistillation:
             first[weight] = float(read_rows(tmp_path / str(weight) / "metrics.csv")[0]["train_loss"])
         assert first[0.5] == pytest.approx((first[None] + first[1.0]) / 2, rel=1e-4)
 
-    def test_what_cannot_be_is_refused(self, small, small_gpt2, tmp_path):
+    def test_what_cannot_be_is_refused(self, small, small_gpt2, tmp_path, monkeypatch):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it waits for an answer
         with pytest.raises(UserError, match="--distill_from: the teacher reads the source; --format_mode nopeek hides"):
             start(**small_gpt2, format_mode="nopeek", distill_from="x", output_dir=tmp_path / "run")
         with pytest.raises(UserError, match="--distill_from nowhere: not found here or on the hub"):

@@ -177,7 +177,7 @@ def test_fewer_steps_than_were_made_are_refused(small, tmp_path, change, made):
 
 
 def test_a_process_killed_in_the_middle_of_an_epoch(small, tmp_path):
-    options = {**small, "epoch": 40, "save_every_steps": 7, "val_every_steps": 50, "n_val": 0, "learning_rate": 0.002}
+    options = {**small, "epoch": 24, "save_every_steps": 7, "val_every_steps": 50, "n_val": 0, "learning_rate": 0.002}
     command = [sys.executable, "-m", "seq2seq.train_bart", *flags(**options, output_dir=tmp_path / "killed")]
     kill_when(command, tmp_path / "killed/metrics.csv", steps=23)
     assert not (tmp_path / "killed/prefix.safetensors").exists()
