@@ -56,6 +56,8 @@ def main() -> int:
         parser.add_argument("--report", action="store_true", help="run nothing: table and plot of what is finished")
         parser.add_argument("--keep_checkpoints", action="store_true", help="keep those of finished runs as well")
         name, taken, flags = parse(parser, sys.argv[1:])
+        if name is None and len(sys.argv) > 1:
+            raise UserError(f"experiment.py {sys.argv[1]}: the study stands first; experiment.py alone lists them")
         if name is None:
             list_studies()
         else:

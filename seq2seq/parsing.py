@@ -110,7 +110,7 @@ def reader(
     of_recipe = read_options(recipe) if recipe else {}
     if unknown := sorted(map(str, of_recipe.keys() - names)):
         raise UserError(f"{recipe}: unknown option {', '.join(unknown)}; {program} --help lists them")
-    parser = _parser(kind, program, description)
+    parser = _parser(kind, program, description)  # type: ignore[arg-type]  # a class is hashable
 
     def read(argv: list[str]) -> Options:
         parser.default_config_files = [glob.escape(str(recipe))] if recipe else []

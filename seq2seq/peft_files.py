@@ -74,8 +74,10 @@ def read_peft(folder: str | Path, site: Site, is_encoder_decoder: bool) -> Tenso
     if rows.dim() != 2:
         raise UserError(f"{folder / WEIGHTS}: {NAME} is {tuple(rows.shape)}, not P × numbers; save it again")
     layers = len(site.modules)
-    shape = (config.get("num_layers") or layers, 2, site.heads, site.head_dim)
-    if shape[0] not in (layers, 2 * layers * is_encoder_decoder) or rows.shape[1] != torch.Size(shape).numel():
+    slots = config.get("num_layers") or layers
+    shape = (slots, 2, site.heads, site.head_dim)
+    known = isinstance(slots, int) and slots in (layers, 2 * layers * is_encoder_decoder)
+    if not known or rows.shape[1] != torch.Size(shape).numel():
         raise UserError(
             f"{folder}: a vector has {rows.shape[1]} numbers, this base's {layers} × 2 × {site.heads} × "
             f"{site.head_dim} (layers, key and value, heads, head width); load the base it was trained on"

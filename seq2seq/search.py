@@ -37,6 +37,7 @@ from seq2seq.studies import (
     arguments_reader,
     check_keys,
     check_options,
+    number_of,
     program_of,
     task_of,
     without_task,
@@ -103,11 +104,10 @@ def read_search(path: Path, commands: Collection[str], flags: Sequence[str] = ()
         raise UserError(f"{path}: seed: {content['seed']}: give a number from 0 to {SEEDS - 1}")
     if content["trials"] < 1:
         raise UserError(f"{path}: trials: {content['trials']}: give at least 1")
-    for name, values in content["space"].items():
-        _check_range(path, name, values)
+    space = {name: _checked_range(path, name, values) for name, values in content["space"].items()}
     options = without_task(content["options"], flags)
     search = OptionSearch(
-        path, content["command"], options, content.get("trial_options", {}), content["space"], content["trials"],
+        path, content["command"], options, content.get("trial_options", {}), space, content["trials"],
         content["seed"], flags,
     )  # fmt: skip
     for end in (0, -1):
@@ -117,15 +117,18 @@ def read_search(path: Path, commands: Collection[str], flags: Sequence[str] = ()
     return search
 
 
-def _check_range(path: Path, name: str, values: Any) -> None:
+def _checked_range(path: Path, name: str, values: Any) -> Any:
+    """A choice as it is, or a range with numbers at both ends."""
     if isinstance(values, list) and values:
-        return
+        return values
     if not isinstance(values, dict) or not {"low", "high"} <= values.keys() <= {"low", "high", "log"}:
         raise UserError(f"{path}: space: {name}: is {values!r}; give a list, or low and high (and log: true)")
-    if not all(isinstance(values[end], (int, float)) for end in ("low", "high")) or values["low"] >= values["high"]:
+    low, high = number_of(values["low"]), number_of(values["high"])
+    if low is None or high is None or low >= high:
         raise UserError(f"{path}: space: {name}: low {values['low']!r} is no number below high {values['high']!r}")
-    if values.get("log") and values["low"] <= 0:
+    if values.get("log") and low <= 0:
         raise UserError(f"{path}: space: {name}: low {values['low']!r} has no logarithm; give one above 0")
+    return {**values, "low": low, "high": high}
 
 
 def _ends(values: Any) -> Sequence[Any]:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from seq2seq.arguments import ABOUT_THE_CALL, Arguments
+from seq2seq.arguments import ABOUT_THE_CALL, LARGEST_SEED, Arguments
 from seq2seq.parsing import flags_of, reader
 from seq2seq.runs import read_options
 from seq2seq.tasks import Task, task_for
@@ -174,7 +174,7 @@ def program_of(path: Path, content: Mapping[str, Any], commands: Collection[str]
 
 def without_task(options: Mapping[str, Any], flags: Sequence[str]) -> dict[str, Any]:
     """The options without their task where the flags give other data and no task, as in the training commands."""
-    replaced = "data_dir" in flags_of(flags) and "task" not in flags_of(flags)
+    replaced = "data_dir" in flags_of(flags)  # where a task is a flag too, that wins
     return {name: value for name, value in options.items() if not (replaced and name == "task")}
 
 
@@ -193,7 +193,10 @@ def arguments_reader(path: Path, program: str, flags: Sequence[str]) -> Callable
 
     def make(options: Mapping[str, Any], where: str) -> Arguments:
         given = {name: value for name, value in options.items() if name not in flags_of(flags)}
-        shown = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
+        shown = {
+            name: value if isinstance(value, str) else json.dumps(value, default=str)  # a date is a text
+            for name, value in given.items()
+        }
         try:
             arguments = read([*(f"--{name}={value}" for name, value in shown.items()), *flags])
             if not arguments.task and not arguments.data_dir:
@@ -226,13 +229,24 @@ def _levels(path: Path, axis: str, values: Any) -> list[Level]:
         for value in values:
             if not isinstance(value, (str, int, float, bool)) or not re.fullmatch(r"[\w.+-]+", str(value)):
                 raise UserError(f"{path}: axes: {axis}: {value!r} names no run directory; give cells by name instead")
-        numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-        levels = [Level(str(value), {axis: value}, float(value) if numeric else None) for value in values]
+        numbers = [number_of(value) for value in values]
+        numeric = None not in numbers
+        levels = [
+            Level(str(value), {axis: value}, number if numeric else None)
+            for value, number in zip(values, numbers, strict=True)
+        ]
     else:
         raise UserError(f"{path}: axes: {axis}: is {values!r}; give a list of values, or cells by name")
     if not levels or len({level.label for level in levels}) < len(levels):
         raise UserError(f"{path}: axes: {axis}: {'has a value twice' if levels else 'is empty'}; give each once")
     return levels
+
+
+def number_of(value: Any) -> float | None:
+    """The number that a file's value is, None for anything else; to YAML 1.1 `1e-5` is a text."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    return float(value) if isinstance(value, str) and re.fullmatch(r"[+-]?\d+e[+-]?\d+", value, re.I) else None
 
 
 def _refuse_twice(path: Path, axes: Mapping[str, Sequence[Level]], flags: Sequence[str]) -> None:
@@ -262,8 +276,9 @@ def _cells(
 
 
 def _seeds(path: Path, seeds: Sequence[Any]) -> tuple[int, ...]:
-    if not seeds or len(set(seeds)) < len(seeds) or not all(type(seed) is int for seed in seeds):
-        raise UserError(f"{path}: seeds: are {list(seeds)}; give different whole numbers")
+    known = all(type(seed) is int and 0 <= seed <= LARGEST_SEED for seed in seeds)
+    if not seeds or not known or len(set(seeds)) < len(seeds):
+        raise UserError(f"{path}: seeds: are {list(seeds)}; give different whole numbers from 0 to {LARGEST_SEED}")
     return tuple(seeds)
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, get_args, get_type_hints
@@ -329,6 +330,15 @@ class TestTheCommand:
         code, out, _ = call(str(study_file()), "--report")
         assert code == 0 and "32.00 ± 2.83" in out and (place / "plot.png").is_file()
 
+    def test_takes_numbers_as_people_write_them(self, study_file):
+        """To YAML 1.1 `1e-5` is a text."""
+        path = study_file(axes={"learning_rate": [1e-4]}, log_x=True)
+        path.write_text(re.sub(r"- 0\.0001", "- 1e-5\n  - 5E-4\n  - 0.01", path.read_text()))
+        study = study_of(path)
+        assert [level.number for level in study.axes["learning_rate"]] == [1e-5, 5e-4, 0.01]
+        assert [cell.arguments.learning_rate for cell in study.cells] == [1e-5, 5e-4, 0.01]
+        assert study.cells[0].name == "learning_rate_1e-5"
+
     def test_gives_other_data_without_a_task_no_task(self, study_file, small):
         path = study_file(options={**shared_options(small), "task": "sample", "data_dir": None})
         assert {(r.arguments.task, r.arguments.data_dir) for r in study_of(path).runs()} == {("sample", None)}
@@ -345,6 +355,8 @@ class TestTheCommand:
             (["sites", "--sites", "[cross]"], r"--sites: is set by the axis at of .*sites.yaml; change a copy"),
             (["sites", "--seed", "3"], r"--seed: is set for each run"),
             (["sites", "--resume"], r"--resume: is set for each run"),
+            (["--report", "sites"], r"experiment.py --report: the study stands first; experiment.py alone lists them"),
+            (["--bsz", "4"], r"experiment.py --bsz: the study stands first"),
             (["sites", "more"], r"train_bart.py: .*more"),
             (["sites", "--bsz", "many"], r"--bsz many: must be a whole number; see --help"),
             (["sites", "--bsz", "0"], r"--bsz 0: must be at least 1"),
@@ -366,6 +378,13 @@ class TestTheCommand:
             ({"seeds": [1, "two"]}, r"seeds: are \[1, 'two'\]"),
             ({"seeds": []}, r"seeds: are \[\]; give different whole numbers"),
             ({"seeds": [2, True]}, r"seeds: are \[2, True\]"),
+            ({"seeds": [[1, 2]]}, r"seeds: are \[\[1, 2\]\]; give different whole numbers from 0"),
+            ({"seeds": [{}]}, r"seeds: are \[{}\]"),
+            ({"seeds": [3, -1]}, r"seeds: are \[3, -1\]"),
+            (
+                {"options": {"task": "sample", "n_val": date(2020, 1, 2)}},
+                "options: --n_val 2020-01-02: must be a whole",
+            ),
             ({"command": "train"}, r"command: train is none; give train_bart or train_e2e"),
             ({"axes": {"preseqlength": [1, 2]}}, r"axes: unknown option preseqlength"),
             ({"axes": {"preseqlen": 3}}, r"axes: preseqlen: is 3; give a list of values, or cells by name"),

@@ -218,7 +218,7 @@ def test_a_damaged_file_of_pefts_is_named(name: str, content: Any, said: str, tm
         PrefixTuning.from_peft(tmp_path, base("gpt2"))
 
 
-@pytest.mark.parametrize("slots", ["2", 0.5, 7])
+@pytest.mark.parametrize("slots", ["2", 0.5, 2.0, 7])
 def test_another_number_of_pefts_layers_is_an_error(slots: Any, tmp_path: Path) -> None:
     trained_by_peft("gpt2", tmp_path)
     path = tmp_path / "adapter_config.json"
