@@ -291,8 +291,13 @@ class TestMistakes:
     def test_a_saved_folder_with_an_empty_split_is_named(self, tmp_path):
         some = datasets.Dataset.from_list(ROWS)
         datasets.DatasetDict(train=some, validation=some.select([])).save_to_disk(str(tmp_path / "saved"))
-        with pytest.raises(UserError, match="not a whole save_to_disk folder, or one with an empty split"):
-            read(tmp_path / "saved")
+        said = "no val record has a source and a target"
+        try:
+            datasets.load_from_disk(str(tmp_path / "saved"))
+        except IndexError:  # from datasets 5 on
+            said = "not a whole save_to_disk folder, or one with an empty split"
+        with pytest.raises(UserError, match=said):
+            read(tmp_path / "saved", "val")
 
     def test_a_gzip_file_that_breaks_off_is_named(self, tmp_path):
         write(tmp_path / "train.jsonl.gz", GOOD * 9)
