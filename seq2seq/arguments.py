@@ -23,6 +23,15 @@ INPUTS = (
     *("model_name_or_path", "distill_from", "tokenizer_name_or_path", "embeddings_from", "prefix_model_path"),
     *("data_dir", "valid_file"),
 )
+AT_LEAST = {
+    "preseqlen": 1, "mid_dim": 0, "bottleneck": 1, "top_layers": 1, "lowdata": 1, "bsz": 1, "eval_bsz": 1,
+    "n_train": 1, "n_val": 0, "n_test": 1, "epoch": 1, "warmup_steps": 0, "weight_decay": 0,
+    "max_grad_norm": 0, "gradient_accumulation_steps": 1, "val_every_steps": 1, "save_every_steps": 1,
+    "eval_num_beams": 1, "max_steps": -1, "threads": 1, "max_length": 2, "min_length": 0,
+    "no_repeat_ngram_size": 0, "tokens_per_batch": 1, "seed": 0, "lowdata_seed": 0, "span_mean": 1,
+}  # fmt: skip
+AT_MOST = {"seed": LARGEST_SEED, "max_minutes": LONGEST}
+SHARES = ("prefix_dropout", "label_smoothing", "mask_ratio", "text_to_text_share", "adam_beta2")
 MAY_BE_ON_THE_HUB = ("model_name_or_path", "distill_from", "tokenizer_name_or_path", "embeddings_from")
 
 
@@ -284,31 +293,37 @@ class Arguments(
     """All options of `train_bart.py` and `train_e2e.py`."""
 
     def __post_init__(self) -> None:
+        self._check_values()
+        self._check_learning()
+        self._check_run()
+
+    def _check_values(self) -> None:
+        """Each option by itself."""
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"--{name} {value}: must be a finite number")
             if value == "":
                 raise UserError(f"--{name}: is empty; give a value, or leave it out")
-        at_least = {
-            "preseqlen": 1, "mid_dim": 0, "bottleneck": 1, "top_layers": 1, "lowdata": 1, "bsz": 1, "eval_bsz": 1,
-            "n_train": 1, "n_val": 0, "n_test": 1, "epoch": 1, "warmup_steps": 0, "weight_decay": 0,
-            "max_grad_norm": 0, "gradient_accumulation_steps": 1, "val_every_steps": 1, "save_every_steps": 1,
-            "eval_num_beams": 1, "max_steps": -1, "threads": 1, "max_length": 2, "min_length": 0,
-            "no_repeat_ngram_size": 0, "tokens_per_batch": 1, "seed": 0, "lowdata_seed": 0, "span_mean": 1,
-        }  # fmt: skip
-        for name, low in at_least.items():
-            if getattr(self, name) is not None and getattr(self, name) < low:
-                raise UserError(f"--{name} {getattr(self, name)}: must be at least {low}")
-        for name, high in {"seed": LARGEST_SEED, "max_minutes": LONGEST}.items():
-            if getattr(self, name) is not None and getattr(self, name) > high:
-                raise UserError(f"--{name} {getattr(self, name)}: must be at most {high}")
-        if self.max_steps == 0:
-            raise UserError("--max_steps 0: trains nothing; give at least 1, or -1 to go by --epoch")
-        for name in ("prefix_dropout", "label_smoothing", "mask_ratio", "text_to_text_share", "adam_beta2"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise UserError(f"--{name} {getattr(self, name)}: is a share, at least 0 and below 1")
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        for name, low in AT_LEAST.items():
+            if given.get(name, low) < low:
+                raise UserError(f"--{name} {given[name]}: must be at least {low}")
+        for name, high in AT_MOST.items():
+            if given.get(name, high) > high:
+                raise UserError(f"--{name} {given[name]}: must be at most {high}")
+        for name in ("learning_rate", "max_minutes"):
+            if given.get(name, 1) <= 0:
+                raise UserError(f"--{name} {given[name]}: must be above 0")
+        for name in SHARES:
+            if not 0.0 <= given[name] < 1.0:
+                raise UserError(f"--{name} {given[name]}: is a share, at least 0 and below 1")
         if not 0.0 < self.distill_weight <= 1.0:
             raise UserError(f"--distill_weight {self.distill_weight}: is a share, above 0 and at most 1")
+        if self.max_steps == 0:
+            raise UserError("--max_steps 0: trains nothing; give at least 1, or -1 to go by --epoch")
+
+    def _check_learning(self) -> None:
+        """Options of what is learned, beside each other."""
         if self.format_mode == "infix" and self.mode not in PREFIX_MODES:
             raise UserError(f"--format_mode infix: --mode {self.mode} has no infix; leave it out, or take prefixtune")
         if self.lowdata and self.n_train:
@@ -316,9 +331,6 @@ class Arguments(
         if self.distill_from and self.format_mode not in ("cat", "peek"):
             how = "hides it" if self.format_mode == "nopeek" else "gives it apart from the target"
             raise UserError(f"--distill_from: the teacher reads the source; --format_mode {self.format_mode} {how}")
-        for name in ("learning_rate", "max_minutes"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise UserError(f"--{name} {getattr(self, name)}: must be above 0")
         others = {f"--mode {self.mode}": self.mode not in ("prefixtune", "finetune"),
                   f"--prefix_mode {self.prefix_mode}": self.prefix_mode == "embedding",
                   f"--format_mode {self.format_mode}": self.format_mode == "infix",
@@ -326,14 +338,17 @@ class Arguments(
         if self.compile and any(others.values()):
             other = next(name for name, given in others.items() if given)
             raise UserError(f"--compile: does not go with {other}; leave one of them out")
-        if not self.do_train and not self.prefix_model_path:
-            raise UserError("--do_train no: say which run to decode with --prefix_model_path RUN")
-        if self.resume and not self.do_train:
-            raise UserError("--resume: goes on with a training, and --do_train no has none; leave one of them out")
         if self.do_train and self.prefix_model_path and self.mode not in PREFIX_MODES:
             raise UserError(f"--prefix_model_path: --mode {self.mode} has no prefix to start; leave it out")
         if self.lowdata_token and self.prefix_model_path and self.do_train:
             raise UserError("--lowdata_token and --prefix_model_path both start the prefix; give one of them")
+
+    def _check_run(self) -> None:
+        """Options of the call: train or decode, go on or start again."""
+        if not self.do_train and not self.prefix_model_path:
+            raise UserError("--do_train no: say which run to decode with --prefix_model_path RUN")
+        if self.resume and not self.do_train:
+            raise UserError("--resume: goes on with a training, and --do_train no has none; leave one of them out")
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite exclude each other: go on, or start again")
         if self.mode == "pretrain" and not self.do_train:
