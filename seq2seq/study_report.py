@@ -167,7 +167,7 @@ def figure_of(study: Study, rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(1.5 + width * len(parts), 4.5), layout="constrained")
     axes = figure.subplots(1, len(parts), sharey=True, squeeze=False)[0]
     for panel, part in zip(axes, parts, strict=True):
-        _draw_panel(panel, study, [row for row in rows if row.part == part])
+        _draw_panel(panel, figure, study, [row for row in rows if row.part == part])
         panel.set_title(part, loc="left")
     axes[0].set_ylabel(f"{study.metrics[0]} on test")
     lines = axes[-1].get_legend_handles_labels()
@@ -181,13 +181,13 @@ def figure_of(study: Study, rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _draw_panel(panel: Axes, study: Study, rows: Sequence[Row]) -> None:
+def _draw_panel(panel: Axes, figure: Figure, study: Study, rows: Sequence[Row]) -> None:
     from matplotlib.transforms import offset_copy
 
     column, levels = study.metrics[0], study.axes[study.x]
     numeric = all(level.number is not None for level in levels)
     places = {level.label: float(level.number or 0) if numeric else i for i, level in enumerate(levels)}
-    beside = offset_copy(panel.transData, panel.get_figure(root=True), x=6, units="points")
+    beside = offset_copy(panel.transData, figure, x=6, units="points")
     series: dict[str, list[Row]] = {}
     for row in rows:
         series.setdefault(_others(study, row.cell), []).append(row)
