@@ -408,6 +408,8 @@ class Checkpoints(Checkpoint):
             print(
                 f"no validation gave a finite {self.monitor}: the last weights are kept, not the best", file=sys.stderr
             )
+            if trainer.is_global_zero:
+                self.best.unlink(missing_ok=True)  # of an earlier start, measured otherwise
 
     def _keep_best(self, trainer: pl.Trainer, monitor: str) -> None:
         if monitor not in trainer.callback_metrics:

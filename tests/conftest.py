@@ -112,3 +112,13 @@ def refuse(monkeypatch, capsys, tmp_path) -> Callable[[list[str]], str]:
         return lines[0].removeprefix("error: ")
 
     return run
+
+
+@pytest.fixture
+def clock(monkeypatch) -> None:
+    """A clock for the callbacks that only Clocked moves."""
+    from unittest.mock import Mock
+
+    from toy_trainings import Clocked
+
+    monkeypatch.setattr("seq2seq.callbacks.time", Mock(monotonic=lambda: Clocked.now))

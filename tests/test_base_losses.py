@@ -76,3 +76,9 @@ def test_the_collator_of_sequence_to_sequence_batches_asks_the_base(kind: str, t
     assert "decoder_input_ids" not in DataCollatorForSeq2Seq(tiny_tokenizer, model=gpt2)(rows)
     batch = DataCollatorForSeq2Seq(tiny_tokenizer, model=bart)(rows)
     assert batch["decoder_input_ids"].tolist() == [[tiny.EOS, 7], [tiny.EOS, 7]]
+
+
+def test_a_loss_of_our_own_is_divided_whatever_the_base_takes() -> None:
+    prefix = tiny.prefixed("gpt2")
+    prefix.model.accepts_loss_kwargs = False
+    assert prefix.accepts_loss_kwargs

@@ -10,10 +10,11 @@ from unittest.mock import Mock
 import pytest
 import pytorch_lightning as pl
 import torch
-from toy_trainings import BATCHES, Line, fit, steps
+from pytorch_lightning.callbacks import EMAWeightAveraging
+from toy_trainings import BATCHES, Clocked, Line, fit, steps
 
 from seq2seq import training
-from seq2seq.callbacks import Checkpoints, MetricsCsv, RunProgressBar
+from seq2seq.callbacks import Checkpoints, FrozenWeights, MetricsCsv, RunProgressBar
 from seq2seq.curves import read_rows
 from seq2seq.rhythm import StopAtStep, StopOnScore
 from seq2seq.runs import Run
@@ -295,3 +296,42 @@ def test_a_resume_with_nothing_left_to_train_says_nothing_of_scores(tmp_path, ca
         fit(Line(scores=(20.0,)), [keeper], resumed, max_epochs=1)
     said = capsys.readouterr()
     assert "no longer measured" not in said.out and "no validation" not in said.err
+
+
+def test_an_error_gives_frozen_weights_back_too():
+    module, keeper = Line(), FrozenWeights()
+    module.line.bias.requires_grad_(False)
+    keeper.on_fit_start(Mock(callbacks=[EMAWeightAveraging()]), module)
+    module.line.bias.fill_(7.0)
+    keeper.on_exception(Mock(), module, RuntimeError())
+    assert module.line.bias.item() == 0.0
+
+
+def test_the_table_counts_each_steps_speed_and_the_seconds_of_all_starts(clock, tmp_path):
+    def run(epochs: int, resume: Path | None = None) -> None:
+        fit(Clocked(), [MetricsCsv(tmp_path / "m.csv"), Checkpoints(tmp_path, 0)], resume, max_epochs=epochs)
+
+    run(1)
+    Clocked.now += 1000  # a pause
+    run(2, tmp_path / "last.ckpt")
+    rows = read_rows(tmp_path / "m.csv")
+    assert [float(row["examples_per_second"]) for row in rows] == [2.0] * 10
+    assert [float(row["seconds"]) for row in rows] == [2.0 * step for step in range(1, 11)]
+
+
+def test_a_score_of_the_other_mode_does_not_count(tmp_path):
+    (tmp_path / "best.ckpt").touch()
+    keeper = Checkpoints(tmp_path, 0, "val_rougeL", mode="min")
+    keeper.load_state_dict({"monitor": "val_rougeL", "mode": "max", "score": 20.0, "step": 5})
+    assert keeper.best_score is None
+
+
+def test_an_old_best_is_not_taken_where_the_last_weights_are_said_to_be_kept(tmp_path, capsys):
+    def run(by: int, epochs: int, resume: bool) -> None:
+        keeper = Checkpoints(tmp_path, 0, "val_rougeL", measured_by={"n_val": by})
+        fit(Line(scores=(20.0, math.nan)), [keeper], keeper.last if resume else None, max_epochs=epochs)
+
+    run(2, 1, resume=False)
+    run(4, 2, resume=True)
+    assert "the last weights are kept, not the best" in capsys.readouterr().err
+    assert not (tmp_path / "best.ckpt").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,3 +55,23 @@ def test_an_encoder_decoders_own_lengths_do_not_win(tiny_tokenizer: Any) -> None
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     output = model.generate(**batch, **{name: options[name] for name in options if name.endswith(("length", "tokens"))})
     assert output.shape[1] <= 9
+
+
+def test_a_decoders_lengths_are_new_tokens(tiny_tokenizer: Any) -> None:
+    options = asked(CausalForm(tiny_tokenizer))
+    assert (options["min_new_tokens"], options["max_new_tokens"]) == (3, 9)
+
+
+def test_a_decoder_without_a_pad_token_pads_all_the_same(tiny_tokenizer: Any) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.pad_token = None
+    assert asked(CausalForm(tokenizer))["pad_token_id"] is not None
+
+
+def test_lengths_count_the_prompt_where_the_search_says_so(tiny_tokenizer: Any) -> None:
+    ids = torch.tensor([[5, 6]])
+    for norm in ("prompt", SEARCH.length_norm):
+        model = Asked()
+        search = replace(SEARCH, num_beams=2, length_norm=norm)
+        generate_texts(model, CausalForm(tiny_tokenizer), {"input_ids": ids, "attention_mask": ids}, search)
+        assert model.options.get("count_prompt", False) == (norm == "prompt")

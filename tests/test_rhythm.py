@@ -109,12 +109,13 @@ def test_a_killed_training_resumes_to_the_same_end(tmp_path, uninterrupted, opti
         assert states[0]["global_step"] == states[1]["global_step"]
 
 
+@pytest.mark.parametrize("validated", [1.0, 0])
 @pytest.mark.parametrize("first, then", [(7, 12), (5, 12), (10, 11), (7, 7), (12, 15)])
-def test_a_training_that_ended_at_a_step_goes_on_there(tmp_path, first, then):
+def test_a_training_that_ended_at_a_step_goes_on_there(tmp_path, first, then, validated):
     def run(name: str, max_steps: int, resume: bool = False) -> list[float]:
         module, directory = Line(), tmp_path / name
         callbacks = [StopAtStep(max_steps), Checkpoints(directory, every_n_steps=0)]
-        fit(module, callbacks, directory / "last.ckpt" if resume else None)
+        fit(module, callbacks, directory / "last.ckpt" if resume else None, limit_val_batches=validated)
         assert torch.load(directory / "last.ckpt", weights_only=True)["global_step"] == max_steps
         return module.weights
 
@@ -209,10 +210,11 @@ def test_a_training_that_ended_at_a_step_stays_ended_beside_early_stopping(tmp_p
     assert run(False) == (7, [5, 7]) and run(True) == (7, [])
 
 
-def test_a_training_that_a_score_stopped_which_is_not_finite_stays_stopped(tmp_path):
+@pytest.mark.parametrize("patience", [0, 2])
+def test_a_training_that_a_score_stopped_which_is_not_finite_stays_stopped(tmp_path, patience):
     def run(resume: bool) -> list[int]:
         module = Line(scores=(20.0, float("nan"), 10.0, 10.0, 30.0))
-        callbacks = [StopOnScore("val_rougeL", patience=2), Checkpoints(tmp_path, 0)]
+        callbacks = [StopOnScore("val_rougeL", patience=patience), Checkpoints(tmp_path, 0)]
         fit(module, callbacks, tmp_path / "last.ckpt" if resume else None, max_epochs=5)
         return module.validations
 
@@ -239,3 +241,15 @@ def test_a_checkpoint_that_does_not_say_what_measured_it_counts():
     state = {name: value for name, value in stop.state_dict().items() if name != "measured_by"}
     stop.load_state_dict({**state, "wait_count": 1})
     assert stop.wait_count == 1
+
+
+def test_the_time_allowed_is_in_minutes():
+    stop = StopAtTime(2.0)
+    assert stop.time_remaining() == 120.0
+    assert stop.state_key == "Timer"
+
+
+def test_a_stop_that_another_asked_for_stays():
+    trainer = Mock(should_stop=True, global_step=3)
+    StopAtStep(5).on_train_start(trainer, Mock())
+    assert trainer.should_stop

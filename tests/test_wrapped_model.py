@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import tiny
@@ -185,3 +186,9 @@ def test_a_copy_of_data_parallels_is_told_what_to_start_instead(kind: str) -> No
     for call in (replica, replica.generate):
         with pytest.raises(UserError, match=r"nn.DataParallel .*torchrun.*CUDA_VISIBLE_DEVICES=0"):
             call(input_ids=torch.tensor([[5, 6]]))
+
+
+def test_a_generation_config_is_the_bases() -> None:
+    prefix, config = tiny.prefixed("gpt2"), Mock()
+    prefix.generation_config = config
+    assert prefix.model.generation_config is config

@@ -88,6 +88,16 @@ class Line(pl.LightningModule):
         return [self.line.weight.item(), self.line.bias.item()]
 
 
+class Clocked(Line):
+    """Each of its training steps takes two seconds of the clock that the fixture `clock` puts in."""
+
+    now = 0.0
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        Clocked.now += 2.0
+        return super().training_step(batch, batch_idx)
+
+
 def fit(module: Line, callbacks: list[pl.Callback], resume: Path | None = None, **options: Any) -> pl.Trainer:
     keeps = any(isinstance(callback, Checkpoints) for callback in callbacks)
     shows = any(isinstance(callback, RunProgressBar) for callback in callbacks)
