@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -10,7 +11,10 @@ import pytest
 import torch
 
 from seq2seq import training
+from seq2seq.callbacks import Checkpoints
 from seq2seq.lightning_base import BaseTransformer
+from seq2seq.rhythm import StopOnScore
+from seq2seq.runs import Run
 from seq2seq.training import check_rhythm, check_tools
 
 
@@ -47,3 +51,43 @@ def test_the_teachers_share_is_distill_weight(monkeypatch: pytest.MonkeyPatch) -
     module.arguments.distill_weight = 0.25
     batch = {"labels": torch.zeros(1, 2), "input_ids": torch.zeros(1, 2)}
     assert BaseTransformer.training_step(module, batch, 0) == 5.0
+
+
+def test_the_optimiser_and_its_schedule_are_as_the_options_say() -> None:
+    parameters = [torch.nn.Parameter(torch.ones(2))]
+    options = options_of(learning_rate=0.25, adam_beta2=0.75, weight_decay=0.5, warmup_steps=4, lr_scheduler="linear")
+    module = Mock(arguments=options, trained_parameters=lambda: parameters)
+    module.trainer.estimated_stepping_batches = 12
+    found = BaseTransformer.configure_optimizers(module)
+    (group,) = found["optimizer"].param_groups
+    assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.75), 1e-8, 0.5)
+    rates = []
+    for _ in range(12):
+        rates.append(group["lr"])
+        found["optimizer"].step()
+        found["lr_scheduler"]["scheduler"].step()
+    assert rates[:5] == [0.0, 0.0625, 0.125, 0.1875, 0.25] and rates[11] == pytest.approx(0.25 / 8)
+
+
+def test_lightnings_trainer_is_as_the_options_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What only a real training would show: clipping, accumulation, what is the better score, when a run is saved."""
+    made: dict[str, Any] = {}
+    monkeypatch.setattr("seq2seq.training.pl.Trainer", lambda **options: made.update(options) or Mock())
+    for name in ("draw_curves", "_speed"):
+        monkeypatch.setattr(training, name, lambda *_: {})
+    module, run = Mock(has_frozen_base=False, measured_by=lambda monitor: {"by": monitor}), Run(tmp_path)
+    options = {"val_every_steps": None, "max_minutes": None, "progress": False, "early_stopping_patience": 3}
+    more = {"save_every_steps": 7, "compile": False, "precision": "bf16", "max_grad_norm": 0.5, "logger": "none"}
+    arguments = options_of(**options, **more, resume=False)
+    arguments.gradient_accumulation_steps = 6
+    for monitor, mode in (("val_rougeL", "max"), ("val_loss", "min")):
+        training.fit(module, run, arguments, monitor, "title")
+        keeper = next(callback for callback in made["callbacks"] if isinstance(callback, Checkpoints))
+        stopper = next(callback for callback in made["callbacks"] if isinstance(callback, StopOnScore))
+        assert (keeper.every_n_steps, keeper.monitor, keeper.mode) == (7, monitor, mode)
+        assert keeper.measured_by == stopper.measured_by == {"by": monitor}
+        assert (stopper.patience, stopper.monitor, stopper.mode) == (3, monitor, mode)
+    assert (made["gradient_clip_val"], made["accumulate_grad_batches"], made["precision"]) == (0.5, 6, "bf16-mixed")
+    module.has_frozen_base = True
+    training.fit(module, run, arguments, None, "title")
+    assert (made["precision"], made["limit_val_batches"]) == ("32-true", 0)
