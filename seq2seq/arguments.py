@@ -315,8 +315,8 @@ class Arguments(
             if given.get(name, 1) <= 0:
                 raise UserError(f"--{name} {given[name]}: must be above 0")
         for name in SHARES:
-            if not 0.0 <= given[name] < 1.0:
-                raise UserError(f"--{name} {given[name]}: is a share, at least 0 and below 1")
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise UserError(f"--{name} {getattr(self, name)}: is a share, at least 0 and below 1")
         if not 0.0 < self.distill_weight <= 1.0:
             raise UserError(f"--distill_weight {self.distill_weight}: is a share, above 0 and at most 1")
         if self.max_steps == 0:

@@ -275,6 +275,12 @@ class TestTask:
         with pytest.raises(UserError, match="--source_prefix In short: : changes nothing in the decoding"):
             arguments(*decoding, "--source_prefix", "In short: ")
 
+    @pytest.mark.parametrize("value", ["null", "[1]", "much"])
+    def test_of_a_run_that_is_decoded_of_the_wrong_kind_are_named(self, tmp_path, value):
+        (tmp_path / "config.yaml").write_text(f"task: xsum\nlabel_smoothing: {value}\nbsz: {value}\n")
+        with pytest.raises(UserError, match="config.yaml: a value is of the wrong kind"):
+            arguments("--do_train", "no", "--prefix_model_path", str(tmp_path))
+
 
 @pytest.mark.parametrize("text", ["### Input: ", "# x", " # x ", "~", "yes ", "[a", "'a' ", "x: y ", "1 "])
 def test_a_text_is_taken_as_it_stands(text, tmp_path):
