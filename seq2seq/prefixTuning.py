@@ -51,7 +51,7 @@ from seq2seq.prefix_computed import (
 from seq2seq.prefix_files import PrefixFiles
 from seq2seq.prefix_parameters import InputVectors, Parametrisation, SitePrefix, fit
 from seq2seq.prefix_positions import check_positions, positions_behind, shifted_stacks, stacks_to_shift
-from seq2seq.stacks import layers_of
+from seq2seq.stacks import layers_of, stacks_of
 from seq2seq.utils import UserError, at_least_float32, by_name, cache_of
 from seq2seq.wrapped_model import WrappedModel, refuse_wrapped
 
@@ -276,8 +276,11 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         return output
 
     def _sites_used(self, inputs: dict[str, Any]) -> list[Site]:
-        encoded = inputs.get("encoder_outputs") is not None  # then the encoder does not run again
-        return [site for name, site in self.sites.items() if not (encoded and name == "encoder")]
+        idle = {"encoder"} if inputs.get("encoder_outputs") is not None else set()  # it does not run again
+        for name, stack in stacks_of(self.model).items():
+            if stack.training and getattr(stack, "layerdrop", 0.0):  # any of its layers may have been left out
+                idle |= {name, "cross"} if name == "decoder" else {name}
+        return [site for name, site in self.sites.items() if name not in idle]
 
     def _live(self, inputs: dict[str, Any]) -> LivePrefix:
         """The prefix for these inputs; takes an infix's source out of them."""

@@ -93,7 +93,7 @@ def find_sites(model: PreTrainedModel) -> dict[str, Site]:
 def _heads(module: Any, model: PreTrainedModel) -> int | None:
     """How many key/value heads an attention has, None where it does not say."""
     config = getattr(module, "config", model.config)
-    query_heads, groups = getattr(module, "num_heads", None), getattr(module, "num_key_value_groups", 1)
+    query_heads, groups = getattr(module, "num_heads", None), getattr(module, "num_key_value_groups", 1) or 1
     given = [getattr(module, key, None) for key in ("num_key_value_heads", "kv_heads")]
     known = (*given, query_heads and query_heads // groups, getattr(config, "num_key_value_heads", None))
     return next((heads for heads in known if heads), None)

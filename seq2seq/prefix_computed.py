@@ -154,5 +154,19 @@ def _run(model: PreTrainedModel, stack: Any, live: LivePrefix, **inputs: Any) ->
     if "inputs_embeds" in inputs:
         inputs["inputs_embeds"] = inputs["inputs_embeds"].to(model.dtype)
     enable_prefix(model)
-    with without_checkpoints(model):
+    with without_checkpoints(model), _all_layers(stack):
         return stack(**inputs, **{KEYWORD: live})
+
+
+@contextmanager
+def _all_layers(stack: Any) -> Iterator[None]:
+    """While open, a stack in training leaves out no layer: each one's keys and values are asked for."""
+    share = getattr(stack, "layerdrop", None)
+    if not share:
+        yield
+        return
+    stack.layerdrop = 0.0
+    try:
+        yield
+    finally:
+        stack.layerdrop = share

@@ -204,3 +204,15 @@ def test_the_authors_names_are_read(parametrize_emb: str) -> None:
         prefix.load_original({})
     with pytest.raises(UserError, match=r"no control_trans\.0|no wte"):
         prefix.load_original({"other.weight": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+@pytest.mark.parametrize("kind", [PrefixTuning, PrefixEmbTuning])
+def test_layers_that_the_base_leaves_out_in_training_have_keys_and_values_all_the_same(kind: Any, share: float) -> None:
+    """M2M100 leaves layers out; where it leaves out all, none sees the prefix, which is no mistake."""
+    model = tiny.base("bart", encoder_layerdrop=share, decoder_layerdrop=share)
+    prefix = kind(model, 4, 8).double().train()
+    for seed in range(6):
+        torch.manual_seed(seed)
+        assert prefix(**tiny.batch("bart")).loss.isfinite()
+    assert model.get_encoder().layerdrop == model.get_decoder().layerdrop == share
