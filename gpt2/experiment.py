@@ -56,12 +56,12 @@ def main() -> int:
         parser.add_argument("--report", action="store_true", help="run nothing: table and plot of what is finished")
         parser.add_argument("--keep_checkpoints", action="store_true", help="keep those of finished runs as well")
         name, taken, flags = parse(parser, sys.argv[1:])
-        if name is None and len(sys.argv) > 1:
-            raise UserError(f"experiment.py {sys.argv[1]}: the study stands first; experiment.py alone lists them")
-        if name is None:
-            list_studies()
-        else:
+        if name is not None:
             failed.update(run_study(name, taken, flags))
+        elif len(sys.argv) > 1:
+            raise UserError(f"experiment.py {sys.argv[1]}: the study stands first; experiment.py alone lists them")
+        else:
+            list_studies()
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run that is under way as Ctrl-C does
     return command(work, GO_ON) or (1 if failed else 0)

@@ -23,6 +23,7 @@ INPUTS = (
     *("model_name_or_path", "distill_from", "tokenizer_name_or_path", "embeddings_from", "prefix_model_path"),
     *("data_dir", "valid_file"),
 )
+MAY_BE_ON_THE_HUB = ("model_name_or_path", "distill_from", "tokenizer_name_or_path", "embeddings_from")
 AT_LEAST = {
     "preseqlen": 1, "mid_dim": 0, "bottleneck": 1, "top_layers": 1, "lowdata": 1, "bsz": 1, "eval_bsz": 1,
     "n_train": 1, "n_val": 0, "n_test": 1, "epoch": 1, "warmup_steps": 0, "weight_decay": 0,
@@ -32,7 +33,6 @@ AT_LEAST = {
 }  # fmt: skip
 AT_MOST = {"seed": LARGEST_SEED, "max_minutes": LONGEST}
 SHARES = ("prefix_dropout", "label_smoothing", "mask_ratio", "text_to_text_share", "adam_beta2")
-MAY_BE_ON_THE_HUB = ("model_name_or_path", "distill_from", "tokenizer_name_or_path", "embeddings_from")
 
 
 @dataclass

@@ -51,7 +51,7 @@ from seq2seq.prefix_computed import (
 from seq2seq.prefix_files import PrefixFiles
 from seq2seq.prefix_parameters import InputVectors, Parametrisation, SitePrefix, fit
 from seq2seq.prefix_positions import check_positions, positions_behind, shifted_stacks, stacks_to_shift
-from seq2seq.stacks import layers_of, stacks_of
+from seq2seq.stacks import layers_of, share_left_out, stacks_of
 from seq2seq.utils import UserError, at_least_float32, by_name, cache_of
 from seq2seq.wrapped_model import WrappedModel, refuse_wrapped
 
@@ -278,7 +278,7 @@ class PrefixTuning(PrefixFiles, WrappedModel):
     def _sites_used(self, inputs: dict[str, Any]) -> list[Site]:
         idle = {"encoder"} if inputs.get("encoder_outputs") is not None else set()  # it does not run again
         for name, stack in stacks_of(self.model).items():
-            if stack.training and getattr(stack, "layerdrop", 0.0):  # any of its layers may have been left out
+            if stack.training and share_left_out(stack):  # any of its layers may not have run
                 idle |= {name, "cross"} if name == "decoder" else {name}
         return [site for name, site in self.sites.items() if name not in idle]
 

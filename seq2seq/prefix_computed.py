@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from seq2seq.checkpointing import without_checkpoints
 from seq2seq.prefix_attention import KEYWORD, LivePrefix, Site, enable_prefix
 from seq2seq.prefix_positions import check_positions, position_table
-from seq2seq.stacks import stacks_of
+from seq2seq.stacks import share_left_out, stacks_of
 from seq2seq.utils import UserError
 
 KeyValues = dict[nn.Module, tuple[Tensor, Tensor]]
@@ -161,7 +161,7 @@ def _run(model: PreTrainedModel, stack: Any, live: LivePrefix, **inputs: Any) ->
 @contextmanager
 def _all_layers(stack: Any) -> Iterator[None]:
     """While open, a stack in training leaves out no layer: each one's keys and values are asked for."""
-    share = getattr(stack, "layerdrop", None)
+    share = share_left_out(stack)
     if not share:
         yield
         return

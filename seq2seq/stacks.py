@@ -20,6 +20,11 @@ def layers_of(stack: Any) -> list[nn.Module]:
     return list(getattr(stack, "h", None) or getattr(stack, "layers", None) or [])
 
 
+def share_left_out(stack: Any) -> float:
+    """The share of its layers that a stack leaves out of a step in training mode (layerdrop)."""
+    return getattr(stack, "layerdrop", None) or 0.0
+
+
 def has_own_forward(model: Any) -> bool:
     """Whether something else than its class computes the forward of a model's stack, as --compile makes it."""
     return "forward" in vars(model.base_model)

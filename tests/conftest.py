@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,14 @@ def small_gpt2(tmp_path_factory, tiny_tokenizer, small) -> dict[str, Any]:
 
     base = write_gpt2_base(tmp_path_factory.mktemp("small_gpt2") / "base", tiny_tokenizer)
     return {**small, "program": "train_e2e.py", "model_name_or_path": base}
+
+
+@pytest.fixture
+def study_file(small, tmp_path) -> Callable[..., Path]:
+    """Writes a study of small runs; its keys may be given."""
+    from small_studies import write_study
+
+    return partial(write_study, tmp_path, small)
 
 
 @pytest.fixture

@@ -5,20 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 
 import pytest
-from small_studies import SCORES, pretend, study_of, write_study
+from small_studies import SCORES, pretend, study_of
 
 from seq2seq.study_report import collect, figure_of, table_markdown, write_report
 from seq2seq.utils import UserError
-
-
-@pytest.fixture
-def study_file(small, tmp_path) -> Callable[..., Path]:
-    return partial(write_study, tmp_path, small)
 
 
 def test_the_report_has_mean_and_sample_deviation_over_seeds(study_file, tmp_path):
