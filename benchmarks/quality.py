@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from benchmarks.peft_search import check_peft  # noqa: E402
 from gpt2.run_language_modeling import GPT2  # noqa: E402
 from gpt2.trainer_prefix import LanguageModelingModule  # noqa: E402
 from seq2seq import finetune  # noqa: E402
@@ -109,6 +110,7 @@ def compare(arguments: Arguments, double: bool = False) -> None:
             "quality.py: compares --mode prefixtune with --n_val 0, the checkpoint chosen by validation loss"
         )
     quiet_libraries()
+    check_peft()
     directory = Path(arguments.output_dir or "runs/quality")
     arguments = replace(arguments, baselines="none", precision="32" if double else arguments.precision)
     family = replace(GPT2, auto_class=InDouble) if double else GPT2

@@ -24,6 +24,7 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.adapters_peer import AdaptersWorker
+from benchmarks.peft_search import check_peft
 from benchmarks.shapes import DTYPES, Setting, base_model, inputs_of, search_options, step_of, stock_loss
 from seq2seq.generation import generate
 from seq2seq.lightning_base import predictions
@@ -53,7 +54,7 @@ class System:
 
 
 def beam_systems(setting: Setting, model: Any, names: Iterable[str]) -> dict[str, System]:
-    """Beam search of the systems named, on copies of a base in eval mode."""
+    """Beam search of the systems named, on copies of a base in eval mode; UserError if PEFT loses its prefix there."""
     systems: dict[str, Callable[..., Any]] = {}
     for name in names:
         if name == "ours":
@@ -61,6 +62,7 @@ def beam_systems(setting: Setting, model: Any, names: Iterable[str]) -> dict[str
         elif name == "ours without prefix":
             systems[name] = partial(generate, copy.deepcopy(model))
         elif name == "peft":
+            check_peft()
             systems[name] = peft_model(setting, copy.deepcopy(model), mid_dim=0).eval().generate
         elif name == "plain":
             systems[name] = model.generate

@@ -89,6 +89,7 @@ class PrefixFiles:
         """Write the keys and values for PEFT: CAUSAL_LM, or SEQ_2_SEQ_LM for an encoder-decoder. PEFT keeps no MLP.
 
         In layers with a sliding window PEFT's prefix leaves it as the text goes on, ours does not: a warning says so.
+        PEFT 0.21 loses every prefix where it generates on transformers 5.24 (not in its forward).
         Raises UserError, naming it, for what PEFT cannot hold: another site than the decoder's own attention, an
         infix, unshifted positions; and for a folder that cannot be made.
         """

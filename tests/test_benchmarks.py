@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 pytest.importorskip("peft")
 
-from benchmarks import adapters_peer, bench, items, memory, startup  # noqa: E402
+from benchmarks import adapters_peer, bench, items, memory, peft_search, startup  # noqa: E402
 from benchmarks.adapters_peer import AdaptersWorker, Unavailable, python_of_environment  # noqa: E402
 from benchmarks.bench import Options, read_results  # noqa: E402
 from benchmarks.items import BART_TRAIN, BEAM, GPT2_TRAIN, MEMORY, Plan  # noqa: E402
@@ -66,7 +66,15 @@ def test_a_search_without_prefix_gives_the_plain_ones_tokens(family: Any) -> Non
     plain = model.generate(**options)
     assert plain.shape == (2, 4 if family == "bart" else 9)
     assert torch.equal(generate(model, **options), plain)
-    assert list(beam_systems(setting, model, BEAM)) == ["ours", "ours without prefix", "peft", "plain"]
+
+
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+def test_each_system_of_a_search_has_its_turns(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peft_search, "peft_keeps_its_prefix", lambda: True)  # what it decodes is not looked at
+    setting = Setting("beam", family, **TINY)
+    assert list(beam_systems(setting, base_model(setting).eval(), BEAM)) == [
+        "ours", "ours without prefix", "peft", "plain",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("family", "names"), [("bart", BART_TRAIN), ("gpt2", GPT2_TRAIN)])

@@ -16,6 +16,7 @@ from tiny import close
 from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
 
+from benchmarks.peft_search import peft_keeps_its_prefix
 from seq2seq.prefixTuning import PrefixEmbTuning, PrefixTuning
 from seq2seq.utils import UserError
 
@@ -68,6 +69,8 @@ def compared(family: str) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def check_generation(family: str, ours: PrefixTuning, theirs: Any) -> None:
+    if not peft_keeps_its_prefix():
+        pytest.skip("the logits are the same; this PEFT loses its prefix where it generates on this transformers")
     for num_beams in (1, 3):
         source = tiny.rows_without_labels(family.rstrip("3"))[0]
         search = {"max_new_tokens": 8, "do_sample": False, "num_beams": num_beams}
