@@ -378,6 +378,16 @@ class TestRuns:
         """A finished run of which nothing else is made."""
         return Path(shutil.copytree(finished, tmp_path / "copy"))
 
+    def test_do_not_lie_where_their_decoding_overwrites(self, refuse, copied, tmp_path):
+        where = ["--prefix_model_path", str(copied), "--output_dir", str(tmp_path)]
+        said = refuse(["--do_train", "no", *where, "--overwrite", "yes"])
+        assert said.startswith(f"--prefix_model_path {copied}: lies in --output_dir {tmp_path}, where --overwrite rem")
+
+    def test_that_cannot_be_written_in_are_not_decoded_into(self, refuse, copied, monkeypatch):
+        monkeypatch.setattr("os.access", lambda path, how: Path(path) != copied)
+        said = refuse(["--do_train", "no", "--prefix_model_path", str(copied)])
+        assert said.startswith(f"--prefix_model_path {copied}: cannot be written in; give another, or change its perm")
+
     @pytest.mark.parametrize("change", [{"best_metric": "loss"}, {"n_val": 1}, {"eval_num_beams": 2}])
     @pytest.mark.parametrize("end", [{"max_steps": 1}, {"max_steps": -1, "epoch": 1}])
     def test_that_have_ended_are_not_validated_otherwise(self, refuse, small, finished, whole, change, end):

@@ -71,6 +71,15 @@ def test_the_loss_on_targets_is_the_loss_on_all_logits(family: str) -> None:
     check_same_step(step_on_targets(prefix, inputs), step_on_everything(prefix, inputs), exactness(family, "eager"))
 
 
+def test_what_a_base_adds_to_its_logits_is_in_the_loss() -> None:
+    prefix, inputs = prefixed("bart"), labelled("bart")
+    stock = step_on_everything(prefix, inputs)
+    prefix.model.final_logits_bias.copy_(torch.linspace(-2, 2, prefix.config.vocab_size))
+    biased = step_on_everything(prefix, inputs)
+    assert abs(biased[0] - stock[0]) > 0.1
+    check_same_step(step_on_targets(prefix, inputs), biased)
+
+
 @pytest.mark.parametrize(("family", "targets"), [("bart", 13), ("gpt2", 9)])
 def test_the_output_layer_sees_targets_alone(family: str, targets: int) -> None:
     prefix, seen = prefixed(family), []
@@ -100,7 +109,7 @@ def test_the_last_mlp_sees_targets_alone(family: str, infix: bool) -> None:
     assert not layers[-1].mlp._forward_hooks and not prefix.model._forward_pre_hooks
 
 
-@pytest.mark.parametrize("why", ["dropout", "gradient checkpointing", "hooks of others"])
+@pytest.mark.parametrize("why", ["dropout", "gradient checkpointing", "hooks of others", "compiled"])
 def test_when_the_last_mlp_sees_everything(why: str) -> None:
     prefix, inputs, seen = prefixed("gpt2"), labelled("gpt2"), []
     mlp = layers_of(prefix.model.base_model)[-1].mlp
@@ -108,6 +117,9 @@ def test_when_the_last_mlp_sees_everything(why: str) -> None:
         prefix.model.train()
     elif why == "gradient checkpointing":
         prefix.train().model.gradient_checkpointing_enable({"use_reentrant": False})
+    elif why == "compiled":
+        stack = prefix.model.base_model
+        stack.forward = stack.forward  # where --compile puts its own
     else:
         mlp.register_forward_hook(lambda module, args, output: None)
     mlp.c_fc.register_forward_hook(lambda module, args, output: seen.append(tuple(output.shape[:2])))
@@ -127,6 +139,27 @@ def test_the_loss_in_blocks_is_torchs(smoothing: float, divisor: int | None, mon
     (wanted,) = torch.autograd.grad(2 * expected, logits)
     (found,) = torch.autograd.grad(2 * target_loss(logits, targets, smoothing, divisor), logits)
     close(found, wanted, 1e-12)
+
+
+def test_logits_whose_exponentials_no_number_holds() -> None:
+    logits = torch.tensor([[900.0, 0.0, 899.0], [-900.0, -901.0, -2000.0]], dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([2, 0])
+    expected = torch.nn.functional.cross_entropy(logits, targets)
+    found = target_loss(logits, targets)
+    close(found, expected)
+    (wanted,), (got,) = (torch.autograd.grad(loss, logits) for loss in (expected, found))
+    close(got, wanted)
+
+
+def test_a_vocabulary_larger_than_a_block_goes_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "BLOCK", 49)
+    monkeypatch.setitem(output_layer.BLOCK, "cpu", 49)
+    torch.manual_seed(1)
+    layer = torch.nn.Linear(6, 50, bias=False, dtype=torch.float64).requires_grad_(False)
+    states, tokens = torch.randn(40, 6, dtype=torch.float64), torch.arange(40)
+    expected = torch.nn.functional.cross_entropy(layer(states), tokens)
+    close(target_loss(layer(states), tokens), expected, 1e-12)
+    close(Predictions(tokens, states=states, layer=layer).loss(), expected, 1e-12)
 
 
 def test_bfloat16_logits_are_summed_in_float32() -> None:
@@ -202,6 +235,22 @@ def test_the_output_layer_is_itself_again_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError), output_at(model, torch.tensor([0])):
         raise ZeroDivisionError
     assert model(**batch("gpt2")).logits.shape[1] == 7
+
+
+def test_after_an_error_within_a_forward_no_hook_is_left() -> None:
+    model, inputs = base("gpt2").requires_grad_(False), batch("gpt2")
+    expected = model(**inputs).logits
+    mlp = layers_of(model.base_model)[-1].mlp
+
+    def fails(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    failing = mlp.act.register_forward_hook(fails)
+    with pytest.raises(ZeroDivisionError), output_at(model, torch.tensor([0])):
+        model(**inputs)
+    failing.remove()
+    hooks = [module for module in model.modules() if module._forward_hooks or module._forward_pre_hooks]
+    assert not hooks and torch.equal(model(**inputs).logits, expected)
 
 
 def test_targets_are_counted_row_by_row() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from seq2seq.kept_files import fingerprint
 from seq2seq.original_files import ORIGINAL
 from seq2seq.prefixTuning import PrefixEmbTuning, PrefixTuning
 from seq2seq.utils import UserError
@@ -113,6 +115,22 @@ def test_a_bf16_copy_is_the_same_base(tmp_path: Path) -> None:
     assert {p.dtype for p in back.prefix.parameters()} == {torch.float32}
     rough, exact = (p(**tiny.batch("bart")).logits.float() for p in (back, prefix))
     assert (rough - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+def test_weights_that_do_not_lie_in_a_row_are_written(tmp_path: Path) -> None:
+    prefix = tiny.prefixed("bart")
+    weight = prefix.prefix["cross"].embedding
+    weight.data = weight.data.t().contiguous().t()
+    prefix.save_pretrained(tmp_path)
+    assert torch.equal(load_file(tmp_path / "prefix.safetensors")["cross.embedding"], weight)
+
+
+def test_the_fingerprint_of_weights_stays_what_it_is() -> None:
+    """Kept prefixes are refused where it changes."""
+    layer = nn.Linear(2, 1)
+    layer.load_state_dict({"weight": torch.tensor([[1.0, -2.0]]), "bias": torch.tensor([0.5])})
+    numbers = hashlib.sha256(b"bias\x00\x3fweight\x80\x3f\x00\xc0")  # bfloat16: 0x3f00, 0x3f80 and 0xc000
+    assert fingerprint(layer) == numbers.hexdigest()[:16]  # type: ignore[arg-type]
 
 
 def other_weights(model: nn.Module) -> None:

@@ -82,6 +82,49 @@ def test_overwriting_removes_the_runs_files_and_no_other(finished):
     assert left == ["epoch3.ckpt", "notes.txt"]
 
 
+def test_overwriting_removes_adapters_and_what_every_cut_write_left(finished):
+    run = finished
+    for path in (run.adapters, run.adapters_config):
+        path.write_text("x")
+    cut = [run.best_checkpoint, run.metrics, run.metrics_csv, run.config, run.generations("val")]
+    for path in cut:
+        path.with_name(f"{path.name}.17.tmp").write_text("cut")
+    for folder in (run.model, run.tokenizer):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+    Run.create(run.directory, overwrite=True)
+    assert sorted(path.name for path in run.directory.rglob("*")) == ["checkpoints", "notes.txt"]
+
+
+def test_a_model_in_a_folder_that_is_no_run_is_not_overwritten(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("mine")
+    (tmp_path / "metrics.json").write_text("{}")
+    Run.create(tmp_path, overwrite=True)
+    assert (tmp_path / "model/config.json").read_text() == "mine"
+
+
+def test_what_is_read_may_lie_in_a_run_that_is_resumed_but_in_none_that_is_overwritten(finished, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "link").symlink_to(finished.directory)
+    for path in (finished.prefix, "~/run/prefix.safetensors", tmp_path / "link" / "notes.txt", finished.directory):
+        with pytest.raises(UserError, match="--data_dir .*: lies in --output_dir .*/run, where --overwrite removes"):
+            Run.check(finished.directory, overwrite=True, inputs={"data_dir": path})
+        Run.check(finished.directory, resume=True, inputs={"data_dir": path})
+    others = {"data_dir": tmp_path, "valid_file": None, "model_name_or_path": "prefix.safetensors"}
+    Run.check(finished.directory, overwrite=True, inputs=others)
+
+
+def test_its_own_files_are_those_beside_its_generations(finished, tmp_path):
+    run = finished
+    run.model.mkdir()
+    (tmp_path / "link").symlink_to(run.directory)
+    for path in (run.config, run.metrics, run.last_checkpoint, run.model / "new.txt", tmp_path / "link/curves.png"):
+        assert run.owns(path), path
+    for path in (run.generations("test"), run.directory / "notes.txt", run.directory / "texts.jsonl", run.adapters):
+        assert not run.owns(path), path
+
+
 def test_a_run_that_failed_before_its_first_step_is_no_obstacle(run):
     run.write_config({"mode": "prefixtune"})
     assert Run.create(run.directory).read_config() == {"mode": "prefixtune"}
@@ -146,6 +189,18 @@ def test_metrics_merge_deeply(run):
         "test": {"rougeL": {"score": 4.0, "n": 2}, "bleu": {"score": 5.0}},
         "train_seconds": 3.0,
         "prefix_parameters": 6,
+    }
+
+
+def test_new_scores_of_a_split_take_the_place_of_its_own_alone(run):
+    run.update_metrics({"test": {"bleu": 1}, "test/easy": {"bleu": 2}, "tests": {"bleu": 3}, "train_seconds": 4})
+    run.update_metrics({"baselines": {"first": {"test": {"bleu": 5}, "val": {"bleu": 6}}, "base": {"test/hard": {}}}})
+    run.replace_scores("test", {"test": {"rougeL": 7}, "baselines": {"other": {"test": {"rougeL": 8}}}})
+    assert run.read_metrics() == {
+        "tests": {"bleu": 3},
+        "train_seconds": 4,
+        "test": {"rougeL": 7},
+        "baselines": {"first": {"val": {"bleu": 6}}, "other": {"test": {"rougeL": 8}}},
     }
 
 
@@ -220,6 +275,9 @@ def test_broken_metrics_are_named_with_their_line(run):
         run.update_metrics({"c": 1})
     run.metrics.write_text("[" * 100_000)
     with pytest.raises(UserError, match="metrics.json:1: broken JSON"):
+        run.read_metrics()
+    run.metrics.write_text("[1]")
+    with pytest.raises(UserError, match="metrics.json:1: holds no JSON object; correct or delete it"):
         run.read_metrics()
 
 

@@ -12,10 +12,11 @@ import torch
 
 from seq2seq import training
 from seq2seq.callbacks import Checkpoints
-from seq2seq.lightning_base import BaseTransformer
+from seq2seq.lightning_base import BaseTransformer, batch_order, distillation_loss
 from seq2seq.rhythm import StopOnScore
 from seq2seq.runs import Run
 from seq2seq.training import check_rhythm, check_tools
+from seq2seq.utils import UserError
 
 
 def options_of(**options: Any) -> Any:
@@ -51,6 +52,58 @@ def test_the_teachers_share_is_distill_weight(monkeypatch: pytest.MonkeyPatch) -
     module.arguments.distill_weight = 0.25
     batch = {"labels": torch.zeros(1, 2), "input_ids": torch.zeros(1, 2)}
     assert BaseTransformer.training_step(module, batch, 0) == 5.0
+
+
+def test_the_teacher_does_not_drop_out_and_learns_nothing() -> None:
+    """Lightning's `train()` reaches it too: it is a part of the module."""
+    teacher = torch.nn.Linear(2, 2)
+    teacher.config = SimpleNamespace(vocab_size=9, _attn_implementation="none")  # type: ignore[assignment]
+    asked: list[tuple[bool, bool]] = []
+
+    def predictions(batch: Any, model: Any = None) -> Any:
+        if model is not None:
+            asked.append((model.training, torch.is_grad_enabled()))
+        return SimpleNamespace(logits=torch.zeros(3, 9))
+
+    module = Mock(predictions=predictions, examples_seen=0)
+    module.model.config.vocab_size, module.arguments.distill_weight = 9, 1
+    BaseTransformer.learn_from(module, teacher)  # type: ignore[arg-type]
+    module.teacher.train()
+    batch = {"labels": torch.zeros(1, 2), "input_ids": torch.zeros(1, 2)}
+    BaseTransformer.training_step(module, batch, 0)
+    assert asked == [(False, False)]
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_a_teacher_of_another_vocabulary_is_refused() -> None:
+    module, teacher = (Mock(**{"model.config.vocab_size": n, "config.vocab_size": n}) for n in (8, 9))
+    with pytest.raises(UserError, match="--distill_from: the teacher has 9 tokens, the base 8; take one of this"):
+        BaseTransformer.learn_from(module, teacher)
+
+
+def test_every_step_of_every_epoch_seed_and_process_draws_its_own_numbers() -> None:
+    def drawn(seed: int = 1, epoch: int = 0, batch: int = 0, rank: int = 0) -> float:
+        module = Mock(current_epoch=epoch, global_rank=rank)
+        module.arguments.seed = seed
+        BaseTransformer.on_train_batch_start(module, {}, batch)
+        return float(torch.rand((), dtype=torch.float64))
+
+    ways = [{}, {"seed": 2}, {"epoch": 1}, {"epoch": 2}, {"batch": 1}, {"batch": 2}, {"rank": 1}]
+    once = [drawn(**way) for way in ways]
+    assert len(set(once)) == len(ways) and [drawn(**way) for way in ways] == once
+
+
+def test_the_teachers_divergence_is_in_float32_where_logits_are_less() -> None:
+    student, teacher = torch.randn(2, 4, 30, generator=torch.Generator().manual_seed(1)).bfloat16()
+    loss = distillation_loss(student, teacher)
+    assert loss.dtype == torch.float32 and torch.equal(loss, distillation_loss(student.float(), teacher.float()))
+
+
+def test_the_order_of_batches_is_found_in_either_place() -> None:
+    order = SimpleNamespace(start_batch=0)
+    assert batch_order(SimpleNamespace(batch_sampler=order, sampler=object())) is order
+    assert batch_order(SimpleNamespace(batch_sampler=None, sampler=order)) is order
+    assert batch_order(SimpleNamespace(batch_sampler=object(), sampler=object())) is None
 
 
 def test_the_optimiser_and_its_schedule_are_as_the_options_say() -> None:
