@@ -32,7 +32,7 @@ from seq2seq.kept_files import checked_options, read_config, read_weights, write
 from seq2seq.original_files import read_original
 from seq2seq.stacks import layers_of, stacks_of
 from seq2seq.utils import UserError, at_least_float32, by_name
-from seq2seq.wrapped_model import WrappedModel, refuse_wrapped
+from seq2seq.wrapped_model import WrappedModel, in_own_mode, refuse_wrapped
 
 NAME = "adapters"  # of the files: adapters.safetensors, adapters_config.json
 _call: ContextVar[object | None] = ContextVar("adapters", default=None)  # whose adapters are in the base here
@@ -147,9 +147,9 @@ class AdapterTuning(WrappedModel):
         with registering:
             return [module.register_forward_hook(_Behind(self, adapter, call)) for module, adapter in self._placed()]
 
+    @in_own_mode
     def forward(self, *args: Any, labels: Tensor | None = None, **inputs: Any) -> Any:
         """The base model's forward with the adapters in place; same arguments and output class."""
-        self._set_mode_again()
         if labels is not None:
             inputs["labels"] = labels
         inputs = by_name(self.model.forward, args, inputs)
@@ -160,10 +160,10 @@ class AdapterTuning(WrappedModel):
             output = self.model(**inputs)
         return output if wanted is None else wanted.added_to(output)
 
+    @in_own_mode
     @torch.no_grad()
     def generate(self, *args: Any, **options: Any) -> Any:
         """transformers' `generate` and its options with the adapters in place; returns what it returns."""
-        self._set_mode_again()
         with self._in_place():
             return generate(self.model, *args, **options)
 

@@ -113,8 +113,25 @@ def _checkpoint(
 
     def replayed(*inputs: Any) -> Any:
         lean = nullcontext() if torch.compiler.is_compiling() else LeanDropout()
-        with in_place(), lean, mlp_by_rows(layer):
+        with in_place(), lean, mlp_by_rows(layer), _in_modes(modes):
             return forward(*inputs)
 
     layer.training = mode  # what the layer's own forward sees, now and in the backward's replay
+    modes = {module: module.training for module in layer.modules()}
     return checkpoint(replayed, *inputs)
+
+
+@contextmanager
+def _in_modes(modes: dict[nn.Module, bool]) -> Iterator[None]:
+    """While open, modules are in these modes: another model on their base may have changed them since."""
+    now = {module: module.training for module in modes}
+    if now == modes or torch.compiler.is_compiling():
+        yield
+        return
+    for module, mode in modes.items():
+        module.training = mode
+    try:
+        yield
+    finally:
+        for module, mode in now.items():
+            module.training = mode

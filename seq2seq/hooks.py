@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import nn
 
 registering = threading.Lock()  # torch counts its hooks up without one, and two with one number replace each other
@@ -20,7 +21,10 @@ _call: ContextVar[object | None] = ContextVar("call", default=None)
 
 @contextmanager
 def own_call() -> Iterator[None]:
-    """While open, hooks from outside do not act here, nor those from here outside."""
+    """While open, hooks from outside do not act here, nor those from here outside; nothing under a compiler."""
+    if torch.compiler.is_compiling():  # which reads no ContextVar: it traces one call, with the hooks that are there
+        yield
+        return
     token = _call.set(object())
     try:
         yield
@@ -28,19 +32,15 @@ def own_call() -> Iterator[None]:
         _call.reset(token)
 
 
-def inside_a_call() -> bool:
-    """Whether an `own_call` is open here."""
-    return _call.get() is not None
-
-
 @contextmanager
 def forward_pre_hooks(modules: Iterable[nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
     """While open, `hook(module, args, kwargs)` rewrites what the modules are called with, in this call alone."""
-    here = _call.get()
+    here = None if torch.compiler.is_compiling() else _call.get()
 
     def guarded(module: nn.Module, args: Any, kwargs: Any = None) -> Any:
         """torch calls it without `kwargs` where another thread comes across it while it is put on or taken off."""
-        return hook(module, args, kwargs) if _call.get() is here else None
+        acts = torch.compiler.is_compiling() or _call.get() is here
+        return hook(module, args, kwargs) if acts else None
 
     with registering:
         handles = [module.register_forward_pre_hook(guarded, with_kwargs=True) for module in modules]

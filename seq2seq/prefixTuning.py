@@ -19,7 +19,6 @@ Shapes: B batch, L layers, H key/value heads, P prefix length, D head width, d =
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -29,7 +28,7 @@ from transformers import PreTrainedModel
 
 from seq2seq.checkpointing import checkpoint_all
 from seq2seq.generation import generate
-from seq2seq.hooks import inside_a_call, own_call
+from seq2seq.hooks import own_call
 from seq2seq.prefix_attention import (
     KEYWORD,
     LivePrefix,
@@ -43,6 +42,7 @@ from seq2seq.prefix_attention import (
 )
 from seq2seq.prefix_computed import (
     as_evaluated,
+    check_sources,
     ids_of_words,
     infix_behind_source,
     key_values_of_vectors,
@@ -53,7 +53,7 @@ from seq2seq.prefix_parameters import InputVectors, Parametrisation, SitePrefix,
 from seq2seq.prefix_positions import check_positions, positions_behind, shifted_stacks, stacks_to_shift
 from seq2seq.stacks import layers_of, share_left_out, stacks_of
 from seq2seq.utils import UserError, at_least_float32, by_name, cache_of
-from seq2seq.wrapped_model import WrappedModel, refuse_wrapped
+from seq2seq.wrapped_model import WrappedModel, in_own_mode, refuse_wrapped
 
 
 class DefaultLength(int):
@@ -226,15 +226,16 @@ class PrefixTuning(PrefixFiles, WrappedModel):
 
     # -- the model with its prefix ----------------------------------------------------------------------------------
 
+    @in_own_mode
     def forward(self, *args: Any, labels: Tensor | None = None, **inputs: Any) -> Any:
         """The base model's forward with the prefix in place; same arguments and output class.
 
         `position_ids`, where given, are those of the real tokens; P is added to them in decoders.
         An infix takes `source_ids`, `source_attention_mask` (B, S) too, and `input_ids` are then the target. Pad its
         sources on the left: padding on the right takes positions, as in the authors' code.
-        Raises UserError when P + length exceeds the position table, or what an infix is within a base's window.
+        Raises UserError when P + length exceeds the position table, or what an infix is within a base's window; for
+        another number of an infix's sources than targets; and while the base computes in another mode (in_own_mode).
         """
-        self._set_mode_again()
         enable_prefix(self.model)
         if labels is not None:
             inputs["labels"] = labels
@@ -242,14 +243,14 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         live = self._live(inputs)
         wanted = self._wanted_loss(inputs)
         checkpoints = checkpoint_all(self.model, self.training, partial(prefix_attention, self.model), own_prefix)
-        apart = own_call() if inside_a_call() else nullcontext()
-        with apart, shifted_stacks(self.model, self.shifted, self.preseqlen), checkpoints as checkpointed:
+        with own_call(), shifted_stacks(self.model, self.shifted, self.preseqlen), checkpoints as checkpointed:
             if checkpointed:
                 inputs["use_cache"] = False  # a replayed layer would fill it twice
             output = self.model(**self._with_prefix(inputs, live))
         live.check_reached(self._sites_used(inputs))
         return output if wanted is None else wanted.added_to(output)
 
+    @in_own_mode
     @torch.no_grad()
     def generate(self, *args: Any, **options: Any) -> Any:
         """transformers' `generate` and its options with the prefix in place; returns what it returns.
@@ -259,10 +260,9 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         """
         if isinstance(options.get("assistant_model"), WrappedModel):
             raise UserError("assistant_model: give a model without a prefix, or generate without an assistant")
-        self._set_mode_again()
         enable_prefix(self.model)
         source_ids, bos = options.get("source_ids"), getattr(self.config, "bos_token_id", None)
-        if source_ids is not None and bos is not None and not args and "input_ids" not in options:
+        if source_ids is not None and bos is not None and not args and not options.keys() & {"input_ids", "inputs"}:
             start = source_ids.new_full((len(source_ids), 1), bos)
             options |= {"input_ids": start, "attention_mask": torch.ones_like(start)}
         live = self._live(options).laid_out(self.model.dtype)
@@ -287,9 +287,12 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         source_ids, source_mask = inputs.pop("source_ids", None), inputs.pop("source_attention_mask", None)
         dropout = self.dropout if self.training else 0.0
         if self.infix:
-            return self._behind(source_ids, source_mask, dropout)
-        if source_ids is not None:
-            raise UserError("source_ids: only an infix stands behind a source; make the prefix with infix=True")
+            names = ("input_ids", "inputs", "inputs_embeds")
+            targets = next((len(inputs[name]) for name in names if inputs.get(name) is not None), None)
+            return self._behind(source_ids, source_mask, dropout, targets)
+        for name, given in (("source_ids", source_ids), ("source_attention_mask", source_mask)):
+            if given is not None:
+                raise UserError(f"{name}: only an infix stands behind a source; make the prefix with infix=True")
         return self._in_front(self.key_values(), dropout)  # the MLP runs once per step, whatever the batch
 
     def _in_front(self, key_values: dict[str, Tensor], dropout: float) -> LivePrefix:
@@ -300,12 +303,15 @@ class PrefixTuning(PrefixFiles, WrappedModel):
         }
         return LivePrefix(by_module, dropout, start=self.preseqlen)
 
-    def _behind(self, source_ids: Tensor | None, source_mask: Tensor | None, dropout: float) -> LivePrefix:
+    def _behind(
+        self, source_ids: Tensor | None, source_mask: Tensor | None, dropout: float, targets: int | None = None
+    ) -> LivePrefix:
         if source_ids is None or not self.infix:
             raise UserError(
                 "source_ids: an infix (infix=True) stands behind a source; give source_ids, and without an infix none"
             )
         mask = torch.ones_like(source_ids) if source_mask is None else source_mask
+        check_sources(source_ids, mask, targets)
         learned, vectors = self.prefix["decoder"](), self.prefix["infix"]()
         if dropout > 0.0:
             learned = nn.functional.dropout(learned[:, :, None].expand(-1, -1, len(mask), -1, -1, -1), dropout)

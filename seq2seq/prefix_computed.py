@@ -103,6 +103,16 @@ def place_source(source_mask: Tensor) -> tuple[Tensor, Tensor]:
     return (columns - padding).clamp(min=0), source_mask.shape[1] - padding
 
 
+def check_sources(source_ids: Tensor, source_mask: Tensor, targets: int | None) -> None:
+    """Raise UserError unless an infix has a source (B, S) of a token or more, with its mask, for each target."""
+    if source_ids.dim() != 2 or not source_ids.shape[1]:
+        raise UserError(f"source_ids {tuple(source_ids.shape)}: give rows of tokens (B, S), one token at least")
+    if source_mask.shape != source_ids.shape:
+        raise UserError(f"source_attention_mask {tuple(source_mask.shape)}: source_ids are {tuple(source_ids.shape)}")
+    if targets is not None and targets != len(source_ids):
+        raise UserError(f"source_ids: {len(source_ids)} sources for {targets} targets; give one for each")
+
+
 def infix_behind_source(
     model: PreTrainedModel, site: Site, learned: Tensor, vectors: Tensor, source_ids: Tensor, source_mask: Tensor
 ) -> LivePrefix:

@@ -6,8 +6,12 @@ PrefixTuning and AdapterTuning are such models: they are called as their base is
 from __future__ import annotations
 
 import inspect
+import threading
 import weakref
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +27,23 @@ if TYPE_CHECKING:
 
 
 _set_by: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()  # a base's mode: by which model
+_calls: weakref.WeakKeyDictionary[Any, Counter[bool]] = weakref.WeakKeyDictionary()  # on a base now: does it drop out?
+_entering = threading.Lock()
+
+
+def in_own_mode(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a WrappedModel during which its base is in its mode, whichever model on it was called before.
+
+    Raises UserError in a copy that nn.DataParallel makes: what finds its place by the base's modules is lost there;
+    and while another model is within the base, whose dropout is on where this one's is off.
+    """
+
+    @wraps(method)
+    def called(self: WrappedModel, *args: Any, **options: Any) -> Any:
+        with self._in_own_mode():
+            return method(self, *args, **options)
+
+    return called
 
 
 class WrappedModel(nn.Module):
@@ -41,23 +62,46 @@ class WrappedModel(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Training or evaluation mode; the base stays in evaluation mode where it is not to drop out."""
-        super().train(mode)
-        if not self.base_dropout:
+        if self.base_dropout:
+            super().train(mode)
+        else:  # the base not even for a moment: another thread may be within it
+            self.training = mode
+            for child in self.children():
+                if child is not self.model:
+                    child.train(mode)
             self.model.eval()
             self.model.get_input_embeddings().train(mode)  # drops nothing out; where it trains NEFTune adds its noise
         _set_by[self.model] = weakref.ref(self)
         return self
 
-    def _set_mode_again(self) -> None:
-        """Put a base that another model has had since in the mode of this one.
-
-        Raises UserError in a copy that nn.DataParallel makes: what finds its place by the base's modules is lost there.
-        """
+    @contextmanager
+    def _in_own_mode(self) -> Iterator[None]:
         if getattr(self, "_is_replica", False):
             raise UserError(
                 "nn.DataParallel copies a model in every step and loses what is in its attention; start one process "
                 "for each GPU (torchrun, accelerate launch), or show one GPU alone (CUDA_VISIBLE_DEVICES=0)"
             )
+        if torch.compiler.is_compiling():
+            self._set_mode_again()
+            yield
+            return
+        drops_out = self.training and self.base_dropout
+        with _entering:
+            calls = _calls.setdefault(self.model, Counter())
+            if calls[not drops_out]:
+                raise UserError(
+                    "another model on the same base is within a call, one in training mode and one not, and the base "
+                    "cannot drop out and not drop out; call one after the other, or give each a base of its own"
+                )
+            self._set_mode_again()
+            calls[drops_out] += 1
+        try:
+            yield
+        finally:
+            with _entering:
+                calls[drops_out] -= 1
+
+    def _set_mode_again(self) -> None:
         last = _set_by.get(self.model)
         if last is not None and last() is not self:
             self.train(self.training)
@@ -88,6 +132,10 @@ class WrappedModel(nn.Module):
     def get_input_embeddings(self) -> nn.Module:
         """The base's token embeddings; Trainer's NEFTune asks for them."""
         return self.model.get_input_embeddings()
+
+    def compute_transition_scores(self, *args: Any, **options: Any) -> torch.Tensor:
+        """The base's: the score of each token that `generate` gave, from its scores and beam indices."""
+        return self.model.compute_transition_scores(*args, **options)  # type: ignore[operator]
 
     def can_generate(self) -> bool:
         """Whether the base does; transformers' pipelines ask."""

@@ -63,7 +63,14 @@ def test_a_compiled_run_has_the_losses_of_an_uncompiled_one(
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("family", ["bart", "gpt2"])
 def test_a_wrapped_model_compiles_as_a_whole(family: str, training: bool) -> None:
-    prefix = prefixed(family).train(training)
+    _compiles(prefixed(family).train(training), family)
+
+
+def test_shifted_positions_compile_too() -> None:
+    _compiles(prefixed("bart", shift_positions=True), "bart")
+
+
+def _compiles(prefix: Any, family: str) -> None:
     prefix.model.eval()
     torch._dynamo.reset()
     inputs = batch(family)

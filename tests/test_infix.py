@@ -317,3 +317,18 @@ def test_source_infix_and_target_are_within_the_window(window: int | None) -> No
     embed = prefix.get_input_embeddings()
     row = torch.cat((embed(source), prefix.prefix["infix"]()[None], embed(target)), dim=1)
     close(ours, prefix.detach()(inputs_embeds=row, use_cache=False).logits[:, 10:])
+
+
+def test_each_target_has_a_source_of_its_own() -> None:
+    prefix, source = infix("gpt2"), torch.randint(3, 50, (3, 6))
+    for targets in (1, 4, 6):
+        rows = torch.randint(3, 50, (targets, 5))
+        for call in (prefix, prefix.generate, lambda input_ids, **more: prefix.generate(inputs=input_ids, **more)):
+            with pytest.raises(UserError, match=f"source_ids: 3 sources for {targets} targets; give one for each"):
+                call(input_ids=rows, source_ids=source)
+    with pytest.raises(UserError, match=r"source_attention_mask \(3, 5\): source_ids are \(3, 6\)"):
+        prefix(input_ids=source, source_ids=source, source_attention_mask=torch.ones(3, 5))
+    with pytest.raises(UserError, match=r"source_ids \(3, 0\): give rows of tokens"):
+        prefix(input_ids=source, source_ids=source[:, :0])
+    with pytest.raises(UserError, match="source_attention_mask: only an infix stands behind a source"):
+        tiny.prefixed("gpt2")(input_ids=source, source_attention_mask=torch.ones_like(source))

@@ -36,12 +36,13 @@ def heads(*shape: int) -> Tensor:
 def masks(kind: str) -> Tensor | None:
     visible = torch.rand(2, 1, 5, 5) > 0.4
     visible[0, :, 2] = False  # a row that sees nothing but the prefix
-    if kind == "added":
-        return torch.zeros(visible.shape, dtype=torch.float64).masked_fill(~visible, torch.finfo(torch.float64).min)
+    if kind.startswith("added"):
+        lowest = float("-inf") if kind == "added, infinite" else torch.finfo(torch.float64).min
+        return torch.zeros(visible.shape, dtype=torch.float64).masked_fill(~visible, lowest)
     return {"boolean": visible, "columns": visible[:, :, :1], "rows alike": visible[:1]}.get(kind)
 
 
-@pytest.mark.parametrize("kind", ["none", "causal", "boolean", "columns", "rows alike", "added"])
+@pytest.mark.parametrize("kind", ["none", "causal", "boolean", "columns", "rows alike", "added", "added, infinite"])
 def test_apart_is_together_forward_and_backward(kind: str) -> None:
     torch.manual_seed(3)
     query, key, value = (heads(2, 5, 3, 4) for _ in range(3))

@@ -17,6 +17,7 @@ from seq2seq.generation import generate
 from seq2seq.padding import padding_known
 from seq2seq.prefix_attention import prefix_attention
 from seq2seq.prefixTuning import PrefixTuning
+from seq2seq.utils import UserError
 
 OPTIONS: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 
@@ -155,6 +156,78 @@ def test_each_is_in_its_own_mode(family: str) -> None:
     one.train()
     one.model.eval()  # by hand: it stays so, while nobody else has the base
     assert loss(one) == loss(one)
+
+
+def test_shifted_positions_are_those_of_one_call_alone() -> None:
+    base = tiny.base("bart").eval()
+    inputs = {"input_ids": tiny.batch("bart")["input_ids"], "decoder_input_ids": tiny.batch("bart")["input_ids"]}
+    shifted, others = PrefixTuning(base, 6, 0, shift_positions=True), [PrefixTuning(base, 4, 0)]
+    others += [PrefixTuning(base, 3, 0, shift_positions=True), base]
+    expected = [model(**inputs).logits for model in others]
+    found: list[list[torch.Tensor]] = []
+
+    def ask_the_others(*_: Any) -> None:
+        if threading.get_ident() == main and not found:
+            found.append(thread.submit(lambda: [model(**inputs).logits for model in others]).result())
+
+    main, hook = threading.get_ident(), base.model.encoder.layers[0].register_forward_pre_hook(ask_the_others)
+    with ThreadPoolExecutor(1) as thread:
+        shifted(**inputs)
+    hook.remove()
+    assert all(torch.equal(*pair) for pair in zip(found[0], expected, strict=True))
+
+
+def test_a_base_that_is_not_to_drop_out_does_not_for_a_moment() -> None:
+    base = tiny.base("gpt2")
+    modes = []
+    block = base.transformer.h[0]
+    train = block.train
+    block.train = lambda mode=True: (modes.append(mode), train(mode))[1]
+    PrefixTuning(base, 3, 0, dropout=0.5).train()
+    AdapterTuning(base, base_dropout=False).train()
+    assert modes and not any(modes)
+
+
+@pytest.mark.parametrize("outer", [True, False])
+def test_a_base_cannot_drop_out_and_not_drop_out_at_once(outer: bool) -> None:
+    base, inputs = tiny.base("bart"), tiny.batch("bart")
+    one, other = PrefixTuning(base, 3, 0).train(outer), AdapterTuning(base).train(not outer)
+    said: list[str] = []
+
+    def ask_the_other(*_: Any) -> None:
+        with pytest.raises(UserError, match="one in training mode and one not.*call one after the other"):
+            thread.submit(other, **inputs).result()
+        said.append("refused")
+
+    with ThreadPoolExecutor(1) as thread:
+        hook = base.model.encoder.layers[0].register_forward_pre_hook(ask_the_other)
+        one(**inputs)
+        hook.remove()
+        assert said == ["refused"] and base.training == outer
+        thread.submit(other, **inputs).result()
+    assert base.training == (not outer)
+
+
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+def test_another_mode_between_forward_and_backward_changes_no_gradient(family: str) -> None:
+    """With gradient checkpointing: the backward pass computes the layers again."""
+    base, inputs = tiny.base(family), tiny.batch(family)
+    student = PrefixTuning(base, 3, 0, base_dropout=True).train()
+    teacher = PrefixTuning(base, 4, 0, base_dropout=True).eval()
+    parameters = list(student.prefix.parameters())
+
+    def gradients_with(between: bool) -> tuple[torch.Tensor, ...]:
+        torch.manual_seed(4)
+        loss = student(**inputs).loss
+        if between:
+            teacher(**inputs)
+        return torch.autograd.grad(loss, parameters)
+
+    expected = gradients_with(False)
+    student.gradient_checkpointing_enable()
+    for between in (False, True):
+        for own, same in zip(gradients_with(between), expected, strict=True):
+            tiny.close(own, same)
 
 
 @pytest.mark.parametrize("family", ["bart", "gpt2"])
