@@ -7,7 +7,8 @@ ARGS ?=
 DATA ?=
 BASE ?=
 NAME :=
-WHERE = $(if $(DATA),--data_dir $(DATA)) $(if $(BASE),--model_name_or_path $(BASE))
+TEXT = $(if $(DATA),--data_dir '$(DATA)')
+WHERE = $(TEXT) $(if $(BASE),--model_name_or_path '$(BASE)')
 BART = $(BIN)/python seq2seq/train_bart.py $(WHERE)
 GPT2 = $(BIN)/python gpt2/train_e2e.py $(WHERE)
 
@@ -78,16 +79,16 @@ sample_tables: setup ## the carried tables on the carried gpt2-mini
 	$(GPT2) --task sample_tables $(ARGS)
 
 pretrain_bart: setup ## pretrain bart-mini on the text of DATA=
-	$(BIN)/python seq2seq/train_bart.py --config configs/pretrain_bart.yaml $(if $(DATA),--data_dir $(DATA)) $(ARGS)
+	$(BIN)/python seq2seq/train_bart.py --config configs/pretrain_bart.yaml $(TEXT) $(ARGS)
 
 pretrain_gpt2: setup ## pretrain gpt2-mini on the text of DATA=
-	$(BIN)/python gpt2/train_e2e.py --config configs/pretrain_gpt2.yaml $(if $(DATA),--data_dir $(DATA)) $(ARGS)
+	$(BIN)/python gpt2/train_e2e.py --config configs/pretrain_gpt2.yaml $(TEXT) $(ARGS)
 
 experiment: setup ## a study of configs/experiments: NAME=prefix_length (without NAME: list them; ARGS=--report: only report)
-	$(BIN)/python gpt2/experiment.py $(NAME) $(if $(NAME),$(WHERE)) $(ARGS)
+	$(BIN)/python gpt2/experiment.py $(if $(NAME),'$(NAME)') $(if $(NAME),$(WHERE)) $(ARGS)
 
 tune: setup ## search learning rate, P and MLP width with Optuna: a search of configs/search, NAME=sample
-	$(BIN)/python gpt2/tune.py $(NAME) $(WHERE) $(ARGS)
+	$(BIN)/python gpt2/tune.py $(if $(NAME),'$(NAME)') $(WHERE) $(ARGS)
 
 bench: setup ## measure speed and memory beside PEFT and adapters into benchmarks/RESULTS.md (ARGS=--quick: tiny models)
 	$(BIN)/python benchmarks/bench.py $(ARGS)

@@ -6,6 +6,7 @@ It stands here because a study may be of either family, and gpt2/ may use seq2se
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ def parser_of(program: str, name: str, what: str) -> OneLineParser:
         epilog="Any other flag is an option of train_bart.py or train_e2e.py, for every run: --data_dir, --bsz, …",
         allow_abbrev=False,
     )
-    parser.add_argument("--output_dir", type=Path, help="where its runs lie")
+    parser.add_argument("--output_dir", type=lambda text: Path(os.path.expanduser(text)), help="where its runs lie")
     return parser
 
 

@@ -58,6 +58,8 @@ class GenerationArguments(SearchArguments, HowToDecode, InputArguments, WhatToDe
         for name in ("run", "input", "output"):
             if getattr(self, name) == "":
                 raise UserError(f"--{name}: is empty; give a path, or leave it out")
+        if self.overwrite and not self.output:
+            raise UserError("--overwrite: replaces an --output that is there; give one, or leave it out")
         if self.input and (self.task or self.data_dir or self.split):
             raise UserError("--input: is decoded as it is; leave out --split, --task and --data_dir")
         if self.input == STANDARD_INPUT and self.output:

@@ -23,6 +23,7 @@ from gpt2.generation_arguments import STANDARD_INPUT, GenerationArguments
 from gpt2.run_language_modeling import GPT2
 from seq2seq.arguments import OF_THE_TASK, Arguments
 from seq2seq.decoding import decode, generate_texts, products_in
+from seq2seq.effect import refuse_idle_search
 from seq2seq.finetune import BART, chosen_task, say_what_is_replaced
 from seq2seq.kept_files import made_folder
 from seq2seq.loading import Family, load_run
@@ -82,9 +83,13 @@ def generate(options: GenerationArguments) -> None:
             print(f"going on after {len(partial.texts)} of {len(records)} texts", file=sys.stderr)
         decoded = decode(model, form, records, task, arguments, what, partial)
         write_outputs(output, records, decoded)
-        if options.input is None:
-            report(run, task, records, decoded, options, arguments.mode)
+        shown = Report(task, records, {arguments.mode: decoded}, lead=True) if options.input is None else None
+        split = options.split or "test"
+        if shown and options.output is None and options.run is not None:  # the run's own file has its scores as well
+            run.replace_scores(split, shown.metrics(split))
         partial.remove()
+        if shown:
+            shown.show(run, split)
 
 
 def as_arguments(options: GenerationArguments, run: Run) -> Arguments:
@@ -97,7 +102,9 @@ def as_arguments(options: GenerationArguments, run: Run) -> Arguments:
         own.pop("n_test", None)
     if options.task not in (None, own.get("task")):  # another task's data, lengths and search are its own
         own = {name: value for name, value in own.items() if name not in ("task", *OF_THE_TASK)}
-    return Arguments(**{**own, **changed, "do_train": False, "prefix_model_path": str(run.directory)})
+    arguments = Arguments(**{**own, **changed, "do_train": False, "prefix_model_path": str(run.directory)})
+    refuse_idle_search(changed, arguments)
+    return arguments
 
 
 def family_of(run: Run) -> Family:
@@ -180,16 +187,6 @@ def write_outputs(path: Path, records: list[Record], decoded: list[str]) -> None
         pairs = zip(records, decoded, strict=True)
         lines = (json.dumps(record.with_text(text), ensure_ascii=False) for record, text in pairs)
     write_atomically(path, "".join(f"{line}\n" for line in lines))
-
-
-def report(
-    run: Run, task: Task, records: list[Record], decoded: list[str], options: GenerationArguments, mode: str
-) -> None:
-    """Print the scores of a split; a run's own file of generations has its scores in metrics.json as well."""
-    shown, split = Report(task, records, {mode: decoded}, lead=True), options.split or "test"
-    if options.output is None and options.run is not None:
-        run.replace_scores(split, shown.metrics(split))
-    shown.show(run, split)
 
 
 def follows_from(run: Run, records: list[Record], task: Task, arguments: Arguments) -> list[Any]:

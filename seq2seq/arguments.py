@@ -23,6 +23,7 @@ INPUTS = (
     *("model_name_or_path", "distill_from", "tokenizer_name_or_path", "embeddings_from", "prefix_model_path"),
     *("data_dir", "valid_file"),
 )
+PATHS = (*INPUTS, "output_dir", "cache_dir")
 MAY_BE_ON_THE_HUB = ("model_name_or_path", "distill_from", "tokenizer_name_or_path", "embeddings_from")
 AT_LEAST = {
     "preseqlen": 1, "mid_dim": 0, "bottleneck": 1, "top_layers": 1, "lowdata": 1, "bsz": 1, "eval_bsz": 1,
@@ -304,6 +305,8 @@ class Arguments(
                 raise UserError(f"--{name} {value}: must be a finite number")
             if value == "":
                 raise UserError(f"--{name}: is empty; give a value, or leave it out")
+            if isinstance(value, str) and "\0" in value:
+                raise UserError(f"--{name}: holds a character of number 0, which no name has; take it out")
         given = {name: value for name, value in vars(self).items() if value is not None}
         for name, low in AT_LEAST.items():
             if given.get(name, low) < low:

@@ -39,6 +39,7 @@ NOT_IN_PRETRAINING = (
 )
 # What changes something in --do_train no; all else is as the run that is decoded was trained.
 _GROUPS = (InputArguments, SearchArguments, DecodingArguments, MachineArguments)
+OF_THE_SEARCH = {f.name for f in fields(SearchArguments)}
 IN_DECODING = {
     *(f.name for group in _GROUPS for f in fields(group)),
     *(*ABOUT_THE_CALL, "config", "model_name_or_path", "test_max_target_length", "baselines"),
@@ -85,14 +86,24 @@ NEEDS: dict[str, tuple[Callable[[Arguments], bool], str]] = {
 
 def refuse_without_effect(options: Iterable[str], arguments: Arguments) -> None:
     """Raise UserError for the first of the options, given as flags, that does nothing in this training."""
-    mode = arguments.mode
     for option in options:
-        if not acts_in(option, mode):
-            where = f"; it is for --mode {' and '.join(ONLY_IN[option])}" if option in ONLY_IN else ""
-            raise UserError(f"--{option}: does nothing in --mode {mode}{where}; leave it out")
-        is_there, why = NEEDS.get(option, (lambda _: True, ""))
-        if not is_there(arguments):
-            raise UserError(f"--{option}: does nothing {why}, or leave it out")
+        if why := without_effect(option, arguments):
+            raise UserError(f"--{option}: {why}")
+
+
+def without_effect(option: str, arguments: Arguments) -> str | None:
+    """Why an option does nothing in this training, and what to do instead; None where it acts."""
+    mode = arguments.mode
+    if not acts_in(option, mode):
+        where = f"; it is for --mode {' and '.join(ONLY_IN[option])}" if option in ONLY_IN else ""
+        return f"does nothing in --mode {mode}{where}; leave it out"
+    is_there, why = NEEDS.get(option, (lambda _: True, ""))
+    return None if is_there(arguments) else f"does nothing {why}, or leave it out"
+
+
+def refuse_idle_search(options: Iterable[str], arguments: Arguments) -> None:
+    """Raise UserError for the first of the options of a search, given for a decoding, that does nothing in it."""
+    refuse_without_effect((name for name in options if name in OF_THE_SEARCH), arguments)
 
 
 def refuse_in_decoding(options: Iterable[str], arguments: Arguments, run: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
@@ -10,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from seq2seq.arguments import ABOUT_THE_CALL, CONFIGS, OF_THE_TASK, Arguments
-from seq2seq.effect import IN_DECODING, refuse_in_decoding, refuse_without_effect
+from seq2seq.arguments import ABOUT_THE_CALL, CONFIGS, OF_THE_TASK, PATHS, Arguments
+from seq2seq.effect import IN_DECODING, refuse_idle_search, refuse_in_decoding, refuse_without_effect
 from seq2seq.mistakes import in_the_recipe, wrong_kind
 from seq2seq.runs import read_options
 from seq2seq.utils import UserError, one_line
@@ -20,6 +21,7 @@ from seq2seq.utils import UserError, one_line
 DEFAULT_TASKS = {"train_e2e.py": "sample_tables", "quality.py": "sample_tables"}
 BARTS_TASK = "sample"
 FOLDERS_OF_TABLES = "custom_tables"  # what a decoder reads a folder as
+OF_GEN = ("run", "input", "output")  # its paths
 TRAIN_THE_BASE = ("finetune", "finetune-top", "bothtune")
 
 
@@ -32,6 +34,9 @@ def parse(argv: list[str] | None, program: str) -> Arguments:
     """
     argv = sys.argv[1:] if argv is None else argv
     flags = flags_of(argv)
+    flags |= {name: _path(flags[name]) for name in (*PATHS, "config") if name in flags}
+    if flags.get("config") == "":
+        raise UserError("--config: is empty; give a YAML file, or leave it out")
     _refuse_authors_habit(flags, program)
     recipe = _recipe(flags, program)
     if _words_give_the_length(flags, recipe):
@@ -41,7 +46,9 @@ def parse(argv: list[str] | None, program: str) -> Arguments:
     what = "Prefix-tune, fine-tune or pretrain, then decode and score."
     arguments = parse_into(Arguments, argv, program, what, recipe)
     if not arguments.do_train:
-        return _of_the_run(arguments, flags)
+        decoding = _of_the_run(arguments, flags)
+        refuse_idle_search((name for name, value in flags.items() if value != "null"), decoding)
+        return decoding
     refuse_without_effect([name for name, value in flags.items() if value != "null"], arguments)
     _tell_of_a_prefixs_rate(arguments, flags, recipe)
     if not (arguments.task or arguments.data_dir or arguments.source_lang):
@@ -121,6 +128,7 @@ def reader(
             raise UserError(wrong or f"{program}: {one_line(error)}; see --help") from None
         values = {name: value for name, value in vars(parsed).items() if name in names}
         values |= _texts(kind, {**of_recipe, **flags_of(argv)})
+        values |= {name: _path(values[name]) for name in (*PATHS, *OF_GEN) if isinstance(values.get(name), str)}
         try:
             for field in fields(kind):  # type: ignore[arg-type]
                 if values[field.name] is None and "None" not in str(field.type):
@@ -156,6 +164,11 @@ def _texts(kind: Any, given: Mapping[str, Any]) -> dict[str, str]:
     """Options that are texts, as they stand: the parser takes them for YAML, in which `# x` is a comment."""
     texts = [field.name for field in fields(kind) if field.type in ("str", "str | None")]
     return {name: given[name] for name in texts if isinstance(given.get(name), str) and given[name] != "null"}
+
+
+def _path(text: str) -> str:
+    """A path, or a hub name, with the user's folder in place of `~`, which a shell leaves alone behind `=`."""
+    return os.path.expanduser(text)
 
 
 def _of_the_program(arguments: Arguments, program: str) -> Arguments:

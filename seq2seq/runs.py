@@ -100,6 +100,8 @@ class Run:
         run = cls.check(output_dir, resume=resume, overwrite=overwrite, inputs=inputs)
         if overwrite:
             run._remove()
+        elif resume:
+            run._remove_cut_writes()
         run._make(run.checkpoints)
         return run
 
@@ -153,6 +155,11 @@ class Run:
                 raise UserError(
                     f"--{name} {path}: lies in --output_dir {run.directory}, where --overwrite removes the earlier "
                     "run; give another --output_dir"
+                )
+        for path in (*run._files(), run.generations("test")):
+            if path.is_dir():
+                raise UserError(
+                    f"{path}: is a folder, where a run writes a file; remove it, or give another --output_dir"
                 )
         held = [name for name in run._present() if name != "config.yaml"]
         if resume and not run.last_checkpoint.is_file():
@@ -365,12 +372,14 @@ class Run:
         at = path.resolve()
         return at.is_relative_to(self.model.resolve()) or any(at == file.resolve() for file in own)
 
+    def _files(self) -> list[Path]:
+        """Every file of a run but its generations, the telling ones first."""
+        named = [self.last_checkpoint, self.best_checkpoint, self.prefix, self.prefix_config, self.adapters]
+        return [*named, self.adapters_config, self.metrics, self.metrics_csv, self.curves, self.config]
+
     def _present(self) -> list[str]:
         """Names of the run's files that exist, the telling ones first."""
-        named = [self.last_checkpoint, self.best_checkpoint, self.prefix, self.prefix_config, self.adapters]
-        named += [self.adapters_config, self.metrics]
-        named += [self.metrics_csv, self.curves, self.config]
-        paths = [path for path in named if path.is_file()] + sorted(self.directory.glob("generations_*.jsonl"))
+        paths = [path for path in self._files() if path.is_file()] + sorted(self.directory.glob("generations_*.jsonl"))
         return [path.relative_to(self.directory).as_posix() for path in paths]
 
     def _remove(self) -> None:
@@ -379,13 +388,17 @@ class Run:
                 shutil.rmtree(folder, ignore_errors=True)
         for name in self._present():
             (self.directory / name).unlink()
-        # What a kill in the middle of a write leaves behind.
-        for kept in (self.last_checkpoint, self.best_checkpoint, self.metrics, self.metrics_csv, self.config):
-            for path in kept.parent.glob(f"{kept.name}*.tmp"):
+        self._remove_cut_writes()
+        for path in self.directory.glob("generations_*.jsonl.partial"):
+            path.unlink()
+
+    def _remove_cut_writes(self) -> None:
+        """What a kill in the middle of a write leaves behind."""
+        for kept in self._files():
+            for path in (*kept.parent.glob(f"{kept.name}*.tmp"), *kept.parent.glob(f"{kept.name}.new")):
                 path.unlink()
-        for pattern in ("generations_*.jsonl.partial", "generations_*.jsonl*.tmp"):
-            for path in self.directory.glob(pattern):
-                path.unlink()
+        for path in self.directory.glob("generations_*.jsonl*.tmp"):
+            path.unlink()
 
 
 def _plain(value: Any, where: str, *, finite: bool = False) -> Any:

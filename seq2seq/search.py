@@ -29,6 +29,7 @@ import yaml
 
 from seq2seq.arguments import Arguments, recipe_of
 from seq2seq.curves import read_rows
+from seq2seq.effect import without_effect
 from seq2seq.grid import BUSY, GridProgress, Launch, do_run, make_folder, state_of
 from seq2seq.parsing import flags_of
 from seq2seq.runs import Run, read_options
@@ -110,8 +111,11 @@ def read_search(path: Path, commands: Collection[str], flags: Sequence[str] = ()
         path, content["command"], options, content.get("trial_options", {}), space, content["trials"],
         content["seed"], flags,
     )  # fmt: skip
-    for end in (0, -1):
-        search.arguments({name: _ends(values)[end] for name, values in search.space.items()})
+    trials = [search.arguments({name: _ends(values)[end] for name, values in search.space.items()}) for end in (0, -1)]
+    for name in (*space, *(name for name, value in flags_of(flags).items() if value != "null")):
+        idle = [without_effect(name, arguments) for arguments in trials]
+        if all(idle):
+            raise UserError(f"{path}: space: {name}: {idle[0]}" if name in space else f"--{name}: {idle[0]}")
     if search.metric != "loss" and not search.arguments({}).n_val:
         raise UserError(f"{path}: n_val: 0 gives no validation {search.metric} to search by; give at least 1")
     return search

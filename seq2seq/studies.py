@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2seq.arguments import ABOUT_THE_CALL, LARGEST_SEED, Arguments
+from seq2seq.effect import without_effect
 from seq2seq.parsing import flags_of, reader
 from seq2seq.runs import read_options
 from seq2seq.tasks import Task, task_for
@@ -127,6 +128,7 @@ def read_study(path: Path, commands: Collection[str], flags: Sequence[str] = (),
         raise UserError(f"{path}: log_x: {x} has values that are no numbers above 0; leave it out")
     _refuse_twice(path, axes, flags)
     cells = tuple(_cells(path, axes, without_task(content["options"], flags), program, flags))
+    _refuse_idle(path, axes, cells, flags)
     return Study(
         name=path.stem,
         description=content["description"],
@@ -260,6 +262,15 @@ def _refuse_twice(path: Path, axes: Mapping[str, Sequence[Level]], flags: Sequen
             raise UserError(
                 f"--{given[0]}: is set by the axis {axis} of {path}; change a copy of the file, and give it"
             )
+
+
+def _refuse_idle(path: Path, axes: Mapping[str, Sequence[Level]], cells: Sequence[Cell], flags: Sequence[str]) -> None:
+    """An axis's option, or a flag, that does nothing in any run: they would be the same ones again and again."""
+    given = [name for name, value in flags_of(flags).items() if value != "null"]
+    for name in (*(axis for axis in axes if axis in OPTIONS), *given):
+        idle = [without_effect(name, cell.arguments) for cell in cells]
+        if all(idle):
+            raise UserError(f"--{name}: {idle[0]}" if name in given else f"{path}: axes: {name}: {idle[0]}")
 
 
 def _cells(

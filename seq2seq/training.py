@@ -14,6 +14,7 @@ import torch
 
 from seq2seq.arguments import Arguments
 from seq2seq.callbacks import Checkpoints, MetricsCsv, RunProgressBar
+from seq2seq.checkpoint_files import LocalCheckpoints
 from seq2seq.curves import draw_curves, read_rows
 from seq2seq.rhythm import StopAtStep, StopAtTime, StopOnScore, ValidateEverySteps
 from seq2seq.runs import Run
@@ -75,6 +76,7 @@ def fit(module: BaseTransformer, run: Run, arguments: Arguments, monitor: str | 
         enable_model_summary=False,
         num_sanity_val_steps=0,
         limit_val_batches=1.0 if monitor else 0,
+        plugins=[LocalCheckpoints()],
         use_distributed_sampler=False,  # LengthBuckets shares whole batches out itself
     )
     checkpoint = run.last_checkpoint if arguments.resume else None

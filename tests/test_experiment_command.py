@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -92,6 +93,14 @@ class TestTheCommand:
             (["sites", "--bsz", "0"], r"--bsz 0: must be at least 1"),
             (["sites", "--seeds", "a"], r"experiment.py: argument --seeds: invalid int value: 'a'; see --help"),
             (["sites", "--seeds", "1", "1"], r".*seeds: are \[1, 1\]; give different whole numbers"),
+            (
+                ["prefix_length", "--mode", "finetune"],
+                r".*prefix_length.yaml: axes: preseqlen: does nothing in --mode fin",
+            ),
+            (
+                ["sites", "--bottleneck", "4"],
+                r"--bottleneck: does nothing in --mode prefixtune; it is for --mode adapt",
+            ),
             (["sites", "--task", "e3e"], r"--task e3e: no such task; known are "),
         ],
     )
@@ -162,12 +171,12 @@ class TestTheCommand:
         root = Path(experiment.__file__).resolve().parent.parent
         shown = [
             subprocess.run(["make", "-n", *words], cwd=root, capture_output=True, text=True, check=True).stdout
-            for words in (["experiment"], ["experiment", "NAME=sites", "DATA=mine"], ["tune", "NAME=sample"])
+            for words in (["experiment"], ["experiment", "NAME=sites", "DATA=my data"], ["tune", "NAME=sample"])
         ]
         # within `make test` an inner make adds lines of its own
         commands = [[line for line in text.splitlines() if "python gpt2/" in line] for text in shown]
-        assert [line.split("python ")[1].split() for lines in commands for line in lines] == [
+        assert [shlex.split(line.split("python ")[1]) for lines in commands for line in lines] == [
             ["gpt2/experiment.py"],
-            ["gpt2/experiment.py", "sites", "--data_dir", "mine"],
+            ["gpt2/experiment.py", "sites", "--data_dir", "my data"],
             ["gpt2/tune.py", "sample"],
         ]

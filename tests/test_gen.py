@@ -20,6 +20,7 @@ from gpt2 import gen, run_generation
 from gpt2.generation_arguments import GenerationArguments
 from gpt2.run_generation import as_arguments, generate, in_a_line, read_sources
 from seq2seq.arguments import Arguments
+from seq2seq.parsing import parse
 from seq2seq.partial_outputs import PartialOutputs
 from seq2seq.records import Record, Records
 from seq2seq.runs import Run
@@ -194,6 +195,16 @@ def test_killed_at_random_twice_it_ends_with_the_same_file(runs, tmp_path, monke
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "whole.jsonl"]
 
 
+def test_a_screen_that_fails_leaves_a_decoding_finished(runs, tmp_path, monkeypatch):
+    def failing(*args: Any) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(run_generation.Report, "show", failing)
+    with pytest.raises(BrokenPipeError):
+        generate(GenerationArguments(run=str(runs["gpt2"]), output=str(tmp_path / "out.jsonl"), **QUIET))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
 def test_what_another_decoding_left_is_not_gone_on_with(runs, tmp_path, monkeypatch):
     def dying(*args: Any) -> None:
         raise Killed
@@ -302,6 +313,15 @@ def test_texts_in_front_of_a_damaged_line_are_kept(tmp_path, damage):
 
 
 class TestMistakes:
+    @pytest.mark.parametrize("option", ["length_penalty", "early_stopping", "length_norm"])
+    def test_an_option_of_a_search_that_has_one_beam(self, runs, option):
+        value = {"length_penalty": 2.0, "early_stopping": True, "length_norm": "prompt"}[option]
+        with pytest.raises(UserError, match=f"--{option}: does nothing with one beam; give --num_beams above 1"):
+            generate(GenerationArguments(run=str(runs["gpt2"]), num_beams=1, **{option: value}, **QUIET))
+        with pytest.raises(UserError, match=f"--{option}: does nothing with one beam"):
+            flags = ["--do_train=no", f"--prefix_model_path={runs['gpt2']}", "--num_beams=1", f"--{option}={value}"]
+            parse(flags, "train_e2e.py")
+
     @pytest.mark.parametrize(
         "options, said",
         [
@@ -316,6 +336,7 @@ class TestMistakes:
             ({"run": "x", "data_dir": "y"}, "--output: say where these texts go"),
             ({"input": "x", "output": "./x", "overwrite": True}, "is the --input; give another"),
             ({"run": ""}, "--run: is empty"),
+            ({"input": "x", "overwrite": True}, "--overwrite: replaces an --output that is there"),
         ],
     )
     def test_options_that_do_not_go_together(self, options, said):

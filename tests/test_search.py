@@ -244,6 +244,8 @@ class TestTheCommand:
             (["nope"], r"search nope: there is none; known are sample, sample_tables"),
             (["sample", "--trials", "0"], r"--trials 0: give at least 1"),
             (["sample", "--mid_dim", "4"], r"--mid_dim: is searched by .*sample.yaml"),
+            (["sample", "--mode", "finetune"], r".*sample.yaml: space: \w+: does nothing in --mode finetune"),
+            (["sample", "--top_layers", "1"], r"--top_layers: does nothing in --mode prefixtune"),
             (["sample", "more"], r"train_bart.py: .*more"),
         ],
     )
