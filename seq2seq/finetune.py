@@ -7,6 +7,7 @@ PrefixSummarizationModule, PrefixTranslationModule      --mode prefixtune, botht
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -22,6 +23,7 @@ from seq2seq.adapters import AdapterTuning
 from seq2seq.arguments import PREFIX_MODES, Arguments, inputs_of, located, place_of, recipe_of
 from seq2seq.data import LengthBuckets, TokenSet, check_room, tokenise
 from seq2seq.decoding import decode, generate_texts
+from seq2seq.kept_files import save_tokenizer
 from seq2seq.lightning_base import BaseTransformer, PrefixTransformer
 from seq2seq.loading import Family, check_positions, load_base, load_pretrained, load_run
 from seq2seq.metrics import score
@@ -110,7 +112,11 @@ class SummarizationModule(BaseTransformer):
         tokens = {"validation data": self.val_tokens.fingerprint()}
         if monitor == "val_loss":
             return tokens
-        return {"n_val": min(self.arguments.n_val, len(self.val_tokens)), **asdict(self.val_search), **tokens}
+        shown = self.val_records[: self.arguments.n_val]
+        if any(len(record.references) > 1 for record in shown):  # of which the tokens hold the first alone
+            texts = "\0".join("\n".join(record.references) for record in shown)
+            tokens["validation references"] = hashlib.sha256(texts.encode()).hexdigest()[:16]
+        return {"n_val": len(shown), **asdict(self.val_search), **tokens}
 
     def on_validation_epoch_start(self) -> None:
         self._nats, self._tokens = 0.0, 0
@@ -259,7 +265,7 @@ def _keep(module: BaseTransformer, directory: Run) -> int:
     if not module.has_frozen_base:
         base = model.model if isinstance(model, PrefixTuning) else model
         base.save_pretrained(directory.model)
-        module.tokenizer.save_pretrained(directory.model)
+        save_tokenizer(module.tokenizer, directory.model)
     if isinstance(model, PrefixTuning):
         model.collapse().save_pretrained(directory.directory)
         return model.num_prefix_parameters()
@@ -359,3 +365,9 @@ def load_split(task: Task, arguments: Arguments, split: Any) -> list[Record]:
     if split == "test" and arguments.n_test:
         return first_of_each_part(records.items, arguments.n_test)
     return records.items
+
+
+if __name__ == "__main__":  # by the name that the authors' script has
+    from seq2seq.train_bart import main
+
+    sys.exit(main())

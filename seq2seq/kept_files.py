@@ -71,6 +71,17 @@ def write_files(
     write_atomically(config_path, json.dumps({**config, "base": describe_base(model)}, indent=2) + "\n")
 
 
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer, without what its last call and where it was read from left in it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
+    for name in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(name, None)
+    tokenizer.save_pretrained(folder)
+
+
 def read_config(folder: str | Path, model: PreTrainedModel, name: str) -> dict[str, Any]:
     """The configuration in a folder, checked against the base it is to be put on.
 

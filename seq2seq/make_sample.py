@@ -1,6 +1,6 @@
 """Write the generated part of the carried `sample` summarisation data: the same seed gives the same bytes.
 
-python -m seq2seq.make_sample --output_dir DIR [--seed 7] [--check]
+python -m seq2seq.make_sample --output_dir DIR [--seed 7] [--check | --overwrite]
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import random
 import re
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date, timedelta
 from pathlib import Path
 
 from seq2seq.sample_texts import DOMAINS, common, names
 from seq2seq.sample_texts.shape import Domain
 from seq2seq.sample_texts.templates import fill, polish
+from seq2seq.utils import OneLineParser, UserError, command, write_atomically
 
 COUNTS = {"train": 3000, "val": 200, "test": 200}
 SOURCE_WORDS = (45, 110)
@@ -153,28 +154,59 @@ def to_gzip(data: bytes) -> bytes:
 def write_or_check(
     make: Callable[[int], dict[str, list[dict[str, object]]]], description: str | None, argv: list[str] | None
 ) -> int:
-    """Write the files of the splits that `make` makes of a seed, or compare them with what would be written."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Write the files of the splits that `make` makes of a seed, or compare them with what would be written.
+
+    Returns the exit code: 1 where files differ, 2 for a mistake.
+    """
+    parser = OneLineParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of {train,val,test}.jsonl.gz")
     parser.add_argument("--seed", type=int, default=7, help="seed of the generator (the committed files have 7)")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the files there differ")
-    args = parser.parse_args(argv)
-    if not args.check:
-        args.output_dir.mkdir(parents=True, exist_ok=True)
-    for split, records in make(args.seed).items():
-        path, lines = args.output_dir / f"{split}.jsonl.gz", to_lines(records)
-        if not args.check:
-            path.write_bytes(to_gzip(lines))
-            continue
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    different = False
+
+    def work() -> None:
+        nonlocal different
+        args = parser.parse_args(argv)
+        paths = {split: args.output_dir / f"{split}.jsonl.gz" for split in ("train", "val", "test")}
+        if args.check:
+            if found := _difference(make(args.seed), paths, args.seed):
+                different = True
+                print(found, file=sys.stderr)
+            return
         try:
-            # The unpacked lines are compared: another build of zlib may pack the same lines into other bytes.
-            same = gzip.decompress(path.read_bytes()) == lines
+            args.output_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--output_dir {args.output_dir}: cannot be made ({error.strerror}); give another"
+            ) from error
+        for path in paths.values():
+            if path.is_dir() or (path.exists() and not args.overwrite):
+                how = (
+                    "give another folder" if path.is_dir() else "add --overwrite to replace it, or give another folder"
+                )
+                raise UserError(f"{path}: is there already; {how}")
+        for split, records in make(args.seed).items():
+            write_atomically(paths[split], to_gzip(to_lines(records)))
+
+    return command(work) or int(different)
+
+
+def _difference(splits: Mapping[str, list[dict[str, object]]], paths: Mapping[str, Path], seed: int) -> str | None:
+    """The first split that is missing or otherwise; unpacked, for zlibs pack the same lines into other bytes."""
+    for split, records in splits.items():
+        path = paths[split]
+        if not path.is_file():
+            return f"{path} is missing"
+        try:
+            same = gzip.decompress(path.read_bytes()) == to_lines(records)
         except (OSError, EOFError, zlib.error):
             same = False
         if not same:
-            print(f"{path} differs from what seed {args.seed} makes", file=sys.stderr)
-            return 1
-    return 0
+            return f"{path} differs from what seed {seed} makes"
+    return None
 
 
 def main(argv: list[str] | None = None) -> int:

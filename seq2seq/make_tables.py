@@ -1,6 +1,6 @@
 """Write the generated part of the carried `sample_tables` table-to-text data: the same seed gives the same bytes.
 
-python -m seq2seq.make_tables --output_dir DIR [--seed 7] [--check]
+python -m seq2seq.make_tables --output_dir DIR [--seed 7] [--check | --overwrite]
 """
 
 from __future__ import annotations

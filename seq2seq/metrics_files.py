@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2seq.readers import numbered_lines
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, console
 
 Texts = tuple[list[str], list[tuple[str, ...]]]
 JSON_ENDINGS = (".jsonl", ".jsonl.gz")
@@ -86,7 +86,6 @@ def _some(path: Path, hypotheses: list[str], references: list[tuple[str, ...]]) 
 
 def show(scored: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Print the scores, a column for each part, and below them the signature of each metric."""
-    from rich.console import Console
     from rich.table import Table
 
     metrics = next(iter(scored.values()))
@@ -96,7 +95,7 @@ def show(scored: dict[str, dict[str, dict[str, Any]]]) -> None:
         table.add_column(f"{part}\n{sizes['n']} texts\n{sizes['references']} references", justify="right")
     for name in metrics:
         table.add_row(name, *(f"{scores[name]['score']:.4f}" for scores in scored.values()))
-    Console(markup=False, emoji=False).print(table)  # a part may be called anything
+    console(markup=False, emoji=False).print(table)  # a part may be called anything
     width = max(map(len, metrics))
     for name, values in metrics.items():
         print(f"{name:{width}}  {values['signature']}")

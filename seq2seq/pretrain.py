@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoTokenizer, BartConfig, BartForConditiona
 
 from seq2seq.arguments import Arguments, place_of, recipe_of
 from seq2seq.data import fingerprint
+from seq2seq.kept_files import save_tokenizer
 from seq2seq.lightning_base import BaseTransformer
 from seq2seq.loading import Family, load_pretrained, place_of_base
 from seq2seq.pretraining_data import (
@@ -254,11 +255,11 @@ def pretrain(arguments: Arguments, family: Family) -> None:
     with run.locked():
         Run.create(output_dir, **place_of(arguments))
         run.write_config(recipe_of(arguments))
-        tokenizer.save_pretrained(run.tokenizer)
+        save_tokenizer(tokenizer, run.tokenizer)
         monitor = "val_bits_per_byte" if valid_tokens is not None else None
         fit(module, run, arguments, monitor, title="pretraining")
         if monitor:
             restore_best(module, run)
         model.to(torch.bfloat16).save_pretrained(run.model)
-        tokenizer.save_pretrained(run.model)
+        save_tokenizer(tokenizer, run.model)
     print(f"base model written to {run.model}")

@@ -109,20 +109,21 @@ def rows_of(records: Iterable[tuple[str, Mapping[str, object]]], fields: Fields)
     field, else `target`, and after it what `references` holds beyond it. Raises UserError for a record without them.
     """
     for place, record in records:
-        source = _first_field(record, _names(fields.source, "source"))
-        target = _first_field(record, _names(fields.target, "target"))
+        sources, names = _names(fields.source, "source"), _names(fields.target, "target")
+        source = _first_field(record, sources)
+        target = _first_field(record, names)
         references = _first_field(record, ("references",))
         if source is None:
-            raise _missing(place, record, _names(fields.source, "source"))
+            raise _missing(place, record, sources)
         if target is None and references is None:
-            raise _missing(place, record, (*_names(fields.target, "target"), "references"))
-        targets = texts(target[0], place, "target") if target else []
+            raise _missing(place, record, (*names, "references"))
+        targets = texts(target[0], place, _own_name(record, names)) if target else []
         if references:
             further = texts(references[0], place, "references")
             targets = targets + [text for text in further if text not in targets]
         part = _first_field(record, ("part",))
         yield Row(
-            " ".join(texts(source[0], place, "source")),
+            " ".join(texts(source[0], place, _own_name(record, sources))),
             tuple(targets),
             str(part[0]) if part and part[0] is not None else "",
             place,
@@ -240,6 +241,11 @@ def _parquet_records(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
 def _names(own: str, usual: str) -> tuple[str, ...]:
     """Names under which a field is looked for: the task's own, its last step (`translation.en`: en), the usual one."""
     return tuple(dict.fromkeys((own, own.rpartition(".")[2], usual)))
+
+
+def _own_name(record: Mapping[str, object], names: Sequence[str]) -> str:
+    """What a record calls the field that it has under one of these names."""
+    return next((name for name in names if name in record), names[0])
 
 
 def _first_field(record: Mapping[str, object], names: Sequence[str]) -> tuple[object] | None:

@@ -10,6 +10,7 @@ from seq2seq.metrics_tokens import first_sentence
 from seq2seq.records import Record
 from seq2seq.runs import Run
 from seq2seq.tasks import Task
+from seq2seq.utils import console
 
 LEAD = "first sentence"
 
@@ -57,11 +58,10 @@ class Report:
 
     def show(self, run: Run, split: str = "test") -> None:
         """Print the table, the sizes and times, and three examples (of each part in turn)."""
-        from rich.console import Console
         from rich.table import Table
 
         plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # texts and parts may hold any
-        console = Console(width=None if Console().is_terminal else 110, **plain)
+        screen = console(width=None if console().is_terminal else 110, **plain)
         for part, rows in self.rows.items():
             if part == "" and len(self.rows) > 1 and "" not in self.by_part:
                 continue  # each record stands in the table of its part
@@ -71,16 +71,16 @@ class Report:
                 table.add_column(name, justify="right")
             for system, scores in self.scores.items():
                 table.add_row(system, *(f"{scores[part][name]['score']:.2f}" for name in self.task.metrics))
-            console.print(table)
+            screen.print(table)
         metrics = run.read_metrics()
         if "base_parameters" in metrics:
-            console.print(_sizes_and_times(metrics))
+            screen.print(_sizes_and_times(metrics))
         for i in self._three():
             record = self.records[i]
-            console.print(f"\nsource     {record.source[:400]}")
-            console.print(f"reference  {record.references[0]}")
-            console.print(f"generated  {self.outputs[self.main][i]}")
-        console.print(f"\nrun directory: {run.directory}")
+            screen.print(f"\nsource     {record.source[:400]}")
+            screen.print(f"reference  {record.references[0]}")
+            screen.print(f"generated  {self.outputs[self.main][i]}")
+        screen.print(f"\nrun directory: {run.directory}")
 
     def _three(self) -> list[int]:
         turns = [rows[turn] for turn in range(3) for rows in self.by_part.values() if turn < len(rows)]

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 CACHE_NAMES = ("cache", "past_key_values")  # of the models' argument: from transformers 5.24 on, and before
 IGNORE = -100  # label of padding and of source tokens: torch's cross-entropy leaves it out
 WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL}
-OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+OF_THE_PATH = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 
 
 class UserError(Exception):
@@ -32,11 +33,11 @@ def one_line(text: object, longest: int | None = None) -> str:
     return " ".join(str(text).split())[:longest]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's text as a whole: a reader, or a kill in between, finds the old text or the new."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file's content as a whole: a reader, or a kill in between, finds the old one or the new."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two processes may write it at once
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -75,6 +76,17 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}; see --help")
 
 
+def console(**options: Any) -> Any:
+    """rich's Console, which where nobody reads any more raises what `print` does, and not SystemExit."""
+    from rich.console import Console
+
+    class Piped(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return Piped(**options)
+
+
 def command(main: Callable[[], None], interrupted: str = "interrupted") -> int:
     """Run a command's `main`; a UserError, or a disk that takes no more, becomes one line and exit code 2.
 
@@ -90,10 +102,11 @@ def command(main: Callable[[], None], interrupted: str = "interrupted") -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
         return 141
     except OSError as error:
-        if error.errno not in OF_THE_DISK:
+        if error.errno not in OF_THE_DISK | OF_THE_PATH:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror}; make room or change its permissions, or give another", file=sys.stderr)
+        what = "make room or change its permissions, or give another" if error.errno in OF_THE_DISK else "give another"
+        print(f"error: {where}{error.strerror}; {what}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(str(error) or interrupted, file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import runpy
 import subprocess
 import sys
@@ -13,6 +14,17 @@ import torch
 
 from seq2seq.runs import Run
 from seq2seq.utils import UserError, command
+
+OF_RICH = """
+import sys
+from seq2seq.utils import command, console
+
+def work():
+    for _ in range(10_000):
+        console().print("line")
+
+sys.exit(command(work))
+"""
 
 READER_GONE = """
 import sys
@@ -38,12 +50,21 @@ def test_a_users_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: --bsz 0: must be at least 1\n"
 
 
-@pytest.mark.parametrize("kind", [errno.EACCES, errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+@pytest.mark.parametrize("kind", [errno.EACCES, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG])
 def test_a_disk_that_takes_no_more(kind: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert raising(OSError(kind, "why", "runs/a/config.yaml")) == 2
     assert capsys.readouterr().err.startswith("error: runs/a/config.yaml: why; make room or change its permissions")
     assert raising(OSError(kind, "why")) == 2
     assert capsys.readouterr().err.startswith("error: why; ")
+
+
+def test_a_path_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        (tmp_path / ("a" * 300)).is_dir() or (tmp_path / ("a" * 300)).mkdir()
+
+    assert command(work) == 2
+    assert re.fullmatch(r"error: .*aaa: File name too long; give another\n", capsys.readouterr().err)
+    assert raising(IsADirectoryError(errno.EISDIR, "Is a directory", "x")) == 2
 
 
 def test_a_full_disk_that_a_library_has_no_class_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,9 +114,10 @@ def test_an_interruption_that_an_import_took_for_a_missing_module(capsys: pytest
         raising(ModuleNotFoundError("no such module"))
 
 
-def test_a_reader_that_has_gone_is_no_traceback() -> None:
+@pytest.mark.parametrize("program", [READER_GONE, OF_RICH])
+def test_a_reader_that_has_gone_is_no_traceback(program: str) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", READER_GONE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout and process.stderr
         process.stdout.readline()
@@ -117,11 +139,11 @@ def test_a_run_that_cannot_be_written_in_loses_nothing(
     assert run.last_checkpoint.read_text() == "kept"
 
 
-@pytest.mark.parametrize("script", ["run_generation.py", "run_language_modeling.py"])
+@pytest.mark.parametrize("script", ["gpt2/run_generation.py", "gpt2/run_language_modeling.py", "seq2seq/finetune.py"])
 def test_the_authors_script_names_are_commands_too(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = Path(__file__).parent.parent / "gpt2" / script
+    path = Path(__file__).parent.parent / script
     monkeypatch.setattr("sys.argv", [script, "--bogus"])
     monkeypatch.setattr("sys.path", [str(path.parent), *sys.path])  # as Python does for a file
     with pytest.raises(SystemExit) as end:

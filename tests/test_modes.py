@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from gpt2.run_language_modeling import GPT2
 from seq2seq.arguments import Arguments
 from seq2seq.curves import read_rows
 from seq2seq.finetune import BART, chosen_task, load_split
+from seq2seq.kept_files import save_tokenizer
 from seq2seq.lightning_base import BaseTransformer, distillation_loss
 from seq2seq.loading import check_positions, load_pretrained
 from seq2seq.parsing import parse
@@ -288,3 +290,13 @@ class TestLowData:
         assert torch.load(Run(directory).last_checkpoint, weights_only=True)["global_step"] == 6  # 3 · 8 / 4
         with pytest.raises(UserError, match="--lowdata 21: there are 20 training pairs; give at most that"):
             start(**small, lowdata=21, output_dir=tmp_path / "other")
+
+
+def test_a_kept_tokenizer_does_not_cut_as_its_last_call_did(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    tokenizer = deepcopy(tiny_tokenizer)
+    tokenizer(["one text", "another, longer text"], truncation=True, max_length=3, padding=True)
+    tokenizer.init_kwargs |= {"is_local": True, "local_files_only": True}
+    save_tokenizer(tokenizer, tmp_path)
+    kept = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert kept["truncation"] is None and kept["padding"] is None
+    assert not {"is_local", "local_files_only"} & json.loads((tmp_path / "tokenizer_config.json").read_text()).keys()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import seq2seq
+from seq2seq import make_sample
 from seq2seq.make_sample import main, make_records, to_gzip, to_lines, tokens
 from seq2seq.sample_texts import DOMAINS, names
 
@@ -92,6 +93,36 @@ def test_check_tells_a_changed_file_in_one_line(tmp_path, splits, capsys):
     assert main(["--output_dir", str(tmp_path), "--check"]) == 1
     message = capsys.readouterr().err
     assert "val.jsonl.gz" in message and message.count("\n") == 1
+
+
+def test_files_that_are_there_are_replaced_where_that_is_said(tmp_path, splits, capsys, monkeypatch):
+    monkeypatch.setattr(make_sample, "make_records", lambda seed: splits)
+    mine = tmp_path / "val.jsonl.gz"
+    mine.write_bytes(b"mine")
+    assert main(["--output_dir", str(tmp_path)]) == 2
+    assert f"{mine}: is there already; add --overwrite" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [mine.name] and mine.read_bytes() == b"mine"
+    assert main(["--output_dir", str(tmp_path), "--overwrite"]) == 0
+    assert mine.read_bytes() == to_gzip(to_lines(splits["val"]))
+    mine.unlink()
+    mine.mkdir()
+    assert main(["--output_dir", str(tmp_path), "--overwrite"]) == 2
+    assert f"{mine}: is there already; give another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--output_dir", __file__], "cannot be made (File exists); give another"),
+        (["--output_dir", f"{__file__}/x"], "cannot be made (Not a directory); give another"),
+        (["--output_dir", "x", "--seed", "y"], "invalid int value: 'y'; see --help"),
+        (["--output_di", "x"], "required: --output_dir; see --help"),
+    ],
+)
+def test_a_mistake_is_one_line(flags, said, capsys):
+    assert main(flags) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.startswith("error: ") and error.count("\n") == 1
 
 
 def test_check_tells_a_missing_folder(tmp_path, capsys):

@@ -80,6 +80,14 @@ class TestAModule:
         assert more.measured_by("val_rougeL") == all_of_them.measured_by("val_rougeL") != few.measured_by("val_rougeL")
         assert few.measured_by("val_loss") == more.measured_by("val_loss")
 
+    def test_scores_against_other_references_do_not_compare(self, small, some):
+        one = [Record(record.source, record.references[:1]) for record in some]
+        modules = [module_of(small, records) for records in (one, some, some[:1] + one[1:], some)]
+        by_score = [module.measured_by("val_rougeL") for module in modules]
+        assert by_score[1] == by_score[3] and all(by_score[1] != other for other in (by_score[0], by_score[2]))
+        assert by_score[0].keys() < by_score[1].keys()
+        assert modules[0].measured_by("val_loss") == modules[1].measured_by("val_loss")
+
     def test_processes_share_the_batches(self, small, some):
         module, seen = module_of(small, some, bsz=2), []
         for rank in (0, 1):
