@@ -17,9 +17,15 @@ class LocalCheckpoints(TorchCheckpointIO):
     """Lightning's plugin that reads and writes checkpoints."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint; OSError where the disk takes no more."""
-        with Path(path).open("wb") as file:
-            torch.save(checkpoint, file)
+        """Write a checkpoint. Raises OSError, with the path, where the disk takes no more."""
+        try:
+            with Path(path).open("wb") as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:  # torch's own writer hides the disk's error behind one of its own
+            of_disk = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(of_disk, OSError):
+                raise
+            raise OSError(of_disk.errno, of_disk.strerror, str(path)) from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None

@@ -53,9 +53,10 @@ def attend_merged(
         causal: query t sees own keys up to t alone; goes without a mask.
         scaling: of the scores.
     """
-    if mask is not None:  # the lowest, not -inf: of a row that sees no own key, the kernel's L would be wrong
-        if mask.dtype == torch.bool:
-            mask = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, float("-inf"))
+    # hidden is the lowest number, not -inf: of a row that sees no own key, the kernel's L would be wrong
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, torch.finfo(query.dtype).min)
+    elif mask is not None:
         mask = mask.clamp(min=torch.finfo(mask.dtype).min)
     tensors = (_dense(tensor) for tensor in (query, key, value, *prefix))
     return _Merged.apply(*tensors, mask, causal, scaling).transpose(1, 2)

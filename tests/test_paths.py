@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from small_runs import flags, start
 
 from gpt2.generation_arguments import GenerationArguments
+from seq2seq.checkpoint_files import LocalCheckpoints
 from seq2seq.parsing import parse, parse_into
 from seq2seq.runs import Run
 from seq2seq.utils import UserError
@@ -55,6 +58,17 @@ def test_a_checkpoint_is_written_where_it_stands(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "full"))  # is not there: nothing can be written
     start(**small, n_train=4, output_dir=tmp_path / "run", baselines="none", max_steps=1)
     assert Run(tmp_path / "run").last_checkpoint.is_file()
+
+
+@pytest.mark.parametrize("numbers", [10, 1_000_000])
+def test_a_disk_that_takes_no_more_is_named(numbers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.FileIO):
+        def write(self, content: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", lambda path, mode: Full(path, "w"))
+    with pytest.raises(OSError, match=r"No space left on device: '.*last.ckpt'"):
+        LocalCheckpoints().save_checkpoint({"numbers": torch.zeros(numbers)}, tmp_path / "last.ckpt")
 
 
 @pytest.mark.parametrize(
