@@ -11,6 +11,8 @@ TEXT = $(if $(DATA),--data_dir '$(DATA)')
 WHERE = $(TEXT) $(if $(BASE),--model_name_or_path '$(BASE)')
 BART = $(BIN)/python seq2seq/train_bart.py $(WHERE)
 GPT2 = $(BIN)/python gpt2/train_e2e.py $(WHERE)
+# stops a target with a variable that it would not look at: $(call without,DATA BASE)
+without = $(foreach name,$(1),$(if $(filter command,$(origin $(name))),$(error $@: takes no $(name)=; leave it out)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint xsum xsum_news xsum_news_sport cnn_dm scitldr wmt16_en_ro \
@@ -28,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: setup ## prefix-tune the carried bart-mini on the carried notices, decode, score (no network but pip's)
-	$(BIN)/python seq2seq/train_bart.py --mode prefixtune --output_dir runs/demo --overwrite $(ARGS)
+	$(call without,DATA BASE NAME)$(BIN)/python seq2seq/train_bart.py --mode prefixtune --output_dir runs/demo --overwrite $(ARGS)
 
 test: setup ## the whole suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
@@ -79,10 +81,10 @@ sample_tables: setup ## the carried tables on the carried gpt2-mini
 	$(GPT2) --task sample_tables $(ARGS)
 
 pretrain_bart: setup ## pretrain bart-mini on the text of DATA=
-	$(BIN)/python seq2seq/train_bart.py --config configs/pretrain_bart.yaml $(TEXT) $(ARGS)
+	$(BIN)/python seq2seq/train_bart.py --config configs/pretrain_bart.yaml $(call without,BASE)$(TEXT) $(ARGS)
 
 pretrain_gpt2: setup ## pretrain gpt2-mini on the text of DATA=
-	$(BIN)/python gpt2/train_e2e.py --config configs/pretrain_gpt2.yaml $(TEXT) $(ARGS)
+	$(BIN)/python gpt2/train_e2e.py --config configs/pretrain_gpt2.yaml $(call without,BASE)$(TEXT) $(ARGS)
 
 experiment: setup ## a study of configs/experiments: NAME=prefix_length (without NAME: list them; ARGS=--report: only report)
 	$(BIN)/python gpt2/experiment.py $(if $(NAME),'$(NAME)') $(if $(NAME),$(WHERE)) $(ARGS)
@@ -91,7 +93,7 @@ tune: setup ## search learning rate, P and MLP width with Optuna: a search of co
 	$(BIN)/python gpt2/tune.py $(if $(NAME),'$(NAME)') $(WHERE) $(ARGS)
 
 bench: setup ## measure speed and memory beside PEFT and adapters into benchmarks/RESULTS.md (ARGS=--quick: tiny models)
-	$(BIN)/python benchmarks/bench.py $(ARGS)
+	$(call without,DATA BASE NAME)$(BIN)/python benchmarks/bench.py $(ARGS)
 
 clean: ## remove .venv and caches, keep runs
 	rm -rf $(VENV) benchmarks/.adapters-venv .pytest_cache .mypy_cache .ruff_cache

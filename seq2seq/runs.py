@@ -173,7 +173,8 @@ class Run:
                 f"{run.directory} already holds a run ({found}); "
                 f"add {go_on}--overwrite to start again, or another --output_dir"
             )
-        for folder in (run.directory, run.checkpoints):
+        there = next((folder for folder in (run.directory, *run.directory.parents) if folder.is_dir()), run.directory)
+        for folder in (there, run.checkpoints):
             refuse_unwritable(folder, "--output_dir")
         return run
 

@@ -139,6 +139,19 @@ def test_a_run_that_cannot_be_written_in_loses_nothing(
     assert run.last_checkpoint.read_text() == "kept"
 
 
+def test_a_new_run_in_a_folder_that_takes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, how: Path(path) != tmp_path)
+    with pytest.raises(UserError, match=f"--output_dir {tmp_path}: cannot be written in"):
+        Run.check(tmp_path / "new" / "run")
+
+
+@pytest.mark.parametrize("words", [["demo", "DATA=x"], ["bench", "BASE=x"], ["pretrain_gpt2", "BASE=x"]])
+def test_make_takes_no_variable_that_a_target_would_not_look_at(words: list[str]) -> None:
+    make = subprocess.run(["make", "-n", *words], cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    name = words[1].split("=")[0]
+    assert make.returncode == 2 and f"{words[0]}: takes no {name}=; leave it out" in make.stderr
+
+
 @pytest.mark.parametrize("script", ["gpt2/run_generation.py", "gpt2/run_language_modeling.py", "seq2seq/finetune.py"])
 def test_the_authors_script_names_are_commands_too(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
